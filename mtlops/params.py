@@ -377,7 +377,7 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
     root = Params.model_json_schema()
     node: dict[str, Any] = root
     for part in path:
-        by_pattern = next(iter(node.get("patternProperties", {}).values()), {})
+        by_pattern: dict[str, Any] = next(iter(node.get("patternProperties", {}).values()), {})
         node = node.get("properties", {}).get(str(part)) or by_pattern
         choices = [node, *node.get("anyOf", []), *node.get("allOf", [])]
         reference = next((c["$ref"] for c in choices if "$ref" in c), None)

@@ -1,0 +1,244 @@
+"""The command line: `mtlops <command>`. Errors become exit codes here and nowhere else.
+
+A step's code is imported when its command runs, so `--help` costs no torch.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from mtlops import __version__
+from mtlops.catalog import load, suggest
+from mtlops.errors import MtlopsError, UsageError, VerdictError
+
+if TYPE_CHECKING:
+    from mtlops.params import Params
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class StepCommand:
+    """A step as a command.
+
+    Attributes:
+        summary: one line of help.
+        code: the step's function.
+        paths: its path arguments that become options, with a line of help each.
+    """
+
+    summary: str
+    code: str
+    paths: Mapping[str, str]
+
+
+_PREPARED = "folder of prepared splits"
+_ENCODER = "folder of the pretrained encoder"
+_CACHE = "folder of the trunk cache"
+_TRAINED = "folder of the trained model"
+_REPORT = "report to write (JSON; its HTML twin lies beside it)"
+
+STEPS: Mapping[str, StepCommand] = MappingProxyType({
+    "prepare": StepCommand(
+        "fetch the sources, clean them and split them once for all tasks", "mtlops.steps.prepare:prepare",
+        {"raw": "folder of fetched packages", "out": _PREPARED, "encoder": _ENCODER},
+    ),
+    "validate": StepCommand(
+        "check every promise that params.yaml makes about the data", "mtlops.steps.validate:validate",
+        {"prepared": _PREPARED, "report": _REPORT},
+    ),
+    "train": StepCommand(
+        "train one adapter and head per task on the frozen trunk", "mtlops.steps.train:train",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "out": _TRAINED, "cache": _CACHE, "report": _REPORT},
+    ),
+    "evaluate": StepCommand(
+        "measure every task beside its baselines and decide: PROMOTE, HOLD or REJECT",
+        "mtlops.steps.evaluate:evaluate",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "cache": _CACHE, "report": _REPORT,
+         "decision": "decision to write (JSON)"},
+    ),
+    "export": StepCommand(
+        "write the bundle: one ONNX graph for all tasks, golden outputs, hashes", "mtlops.steps.export:export",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "evaluation": "evaluation report to read",
+         "decision": "decision to read", "out": "folder of the bundle", "report": _REPORT},
+    ),
+})  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (listed in `errors.py`)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser = _parser()
+        _refuse_unknown_command(arguments)
+        options = parser.parse_args(arguments)
+        _configure_logging(quiet=options.quiet)
+        options.command(options)
+    except MtlopsError as error:
+        for line in str(error).splitlines():
+            print(f"mtlops: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mtlops: interrupted; earlier outputs are unchanged, run the same command to go on", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mtlops",
+        description="Several prediction tasks on one shared encoder: prepare, validate, train, evaluate, export.",
+    )
+    parser.add_argument("--version", action="version", version=f"mtlops {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, step in STEPS.items():
+        _add_step(commands, name, step)
+    _add_predict(commands)
+    _add_diff(commands)
+    _add_summary(commands)
+    _add_schema(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str, run: Callable[..., None]) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    command.set_defaults(command=run)
+    command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    command.add_argument("--quiet", action="store_true", help="log warnings only")
+    return command
+
+
+def _add_step(commands: Any, name: str, step: StepCommand) -> None:
+    command = _add_command(commands, name, step.summary, lambda options: _run_step(name, step, options))
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
+    )
+    command.add_argument("--tasks", metavar="A,B", help="act as if the suite had only these tasks")
+    for option, meaning in step.paths.items():
+        command.add_argument(f"--{option}", type=Path, default=None, metavar="PATH", help=meaning)
+    if name == "evaluate":
+        command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
+
+
+def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None:
+    params = _read_params(options)
+    paths = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
+    if name == "prepare":
+        paths["base"] = options.params.parent
+    result = load(step.code)(params, **paths)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
+    if name == "evaluate" and options.exit_code and result.verdict != "PROMOTE":
+        raise VerdictError(f"the verdict is {result.verdict}, not PROMOTE; the decision report says why.")
+
+
+def _read_params(options: argparse.Namespace) -> "Params":
+    from mtlops.params import read_params
+
+    params = read_params(options.params, overrides=options.overrides)
+    return params.only(_task_names(options.tasks)) if options.tasks else params
+
+
+def _task_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _add_predict(commands: Any) -> None:
+    command = _add_command(commands, "predict", "answer from a bundle, all tasks in one pass", _predict)
+    command.add_argument("text", nargs="*", help="texts; none: one text a line from standard input")
+    command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to use")
+    command.add_argument("--tasks", metavar="A,B", help="answer only these tasks")
+    command.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from mtlops.bundle import Bundle
+    from mtlops.serving.runtime import Runtime, describe
+
+    texts = options.text or [line.rstrip("\n") for line in sys.stdin]
+    runtime = Runtime(Bundle.open(options.bundle), provider=options.provider)
+    answers = runtime.predict(texts, tasks=_task_names(options.tasks) if options.tasks else None)
+    rows = describe(runtime.tasks, answers, texts)
+    if options.json:
+        print(json.dumps({"bundle": runtime.bundle_id, "predictions": rows}, ensure_ascii=False))
+        return
+    for row in rows:
+        print(row["text"])
+        for task, answer in row["tasks"].items():
+            print(f"  {task:<14} {_answer_text(answer)}")
+
+
+def _answer_text(answer: dict[str, Any]) -> str:
+    if "value" in answer:
+        return f"{answer['value']:.3f}"
+    label = answer["label"] if isinstance(answer["label"], str) else ", ".join(answer["label"]) or "(none)"
+    shares = "  ".join(f"{name} {share:.2f}" for name, share in answer["probabilities"].items())
+    return f"{label:<14} {shares}"
+
+
+def _add_diff(commands: Any) -> None:
+    command = _add_command(commands, "diff", "compare two bundles task by task, to the bit", _diff)
+    command.add_argument("a", type=Path, help="a bundle")
+    command.add_argument("b", type=Path, help="another bundle")
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from mtlops.bundle import Bundle, diff
+
+    parts = diff(Bundle.open(options.a), Bundle.open(options.b))
+    if options.json:
+        print(json.dumps({part: dataclasses.asdict(difference) for part, difference in parts.items()}))
+        return
+    print(f"{'':<16} {'files':<10} golden outputs")
+    for part, difference in parts.items():
+        largest = f" (largest difference {difference.largest:.2g})" if difference.largest else ""
+        print(f"{part:<16} {difference.files:<10} {difference.outputs or '-'}{largest}")
+
+
+def _add_summary(commands: Any) -> None:
+    command = _add_command(commands, "summary", "print the result of the last run as a table", _summary)
+    command.add_argument("--reports", type=Path, default=Path("reports"), metavar="DIR", help="folder of reports")
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from mtlops.report import summary
+
+    if options.json:
+        raise UsageError("summary prints a table; read reports/evaluation.json and its siblings for JSON.")
+    print(summary(options.reports))
+
+
+def _add_schema(commands: Any) -> None:
+    _add_command(commands, "schema", "print the JSON schema of params.yaml", _schema)
+
+
+def _schema(_: argparse.Namespace) -> None:
+    from mtlops.params import schema
+
+    print(schema())
+
+
+def _refuse_unknown_command(arguments: Sequence[str]) -> None:
+    known = [*STEPS, "predict", "diff", "summary", "schema"]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+        raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
+
+
+def _configure_logging(*, quiet: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("mtlops")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False

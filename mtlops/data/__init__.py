@@ -1,0 +1,1 @@
+"""Data: packages and files in, normalised rows, leakage-free splits and windows out."""

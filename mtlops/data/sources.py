@@ -1,0 +1,142 @@
+"""The sources that tasks name: built-in data sets and users' files, each loaded once."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlops import catalog
+from mtlops.catalog import suggest
+from mtlops.data.packages import fetch
+from mtlops.data.tables import READERS, BadRow, read_table
+from mtlops.errors import DataError, UsageError
+from mtlops.files import sha256_file
+from mtlops.params import Inputs, Params
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source as it stands; columns and `lines` have one value a row.
+
+    Attributes:
+        name: as params.yaml names it.
+        where: what messages call it.
+        sha256: of the file or archive.
+        tasks: the tasks whose labels it has.
+        inputs: which of its columns are not labels.
+        columns: column name -> values.
+        lines: where rows stand: a line of the file or the number of the row, from 1.
+        unit: `line` or `row`: what `lines` counts.
+        bad: rows that could not be read and are in no column.
+        slices: columns that splits carry along.
+        package: `name==version` of a built-in data set.
+        as_of: when a built-in data set was last changed.
+    """
+
+    name: str
+    where: str
+    sha256: str
+    tasks: tuple[str, ...]
+    inputs: Inputs
+    columns: Mapping[str, Sequence[Any]]
+    lines: Sequence[int]
+    unit: str
+    slices: tuple[str, ...]
+    bad: Sequence[BadRow] = ()
+    package: str | None = None
+    as_of: dt.datetime | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the source, those that could not be read included."""
+        return len(self.lines) + len(self.bad)
+
+
+def load_sources(params: Params, *, base: Path, raw: Path) -> list[Source]:
+    """Returns the sources of all tasks; tasks with the same source and input columns share one.
+
+    Relative files are looked for in `base`; the archives of built-in data sets are kept in `raw`.
+
+    Raises:
+        UsageError: a `source` is neither a built-in data set nor a file of a known kind.
+        DataError: a file or column is missing, or a file cannot be read at all.
+        PlatformError: an archive cannot be fetched.
+    """
+    shared: dict[tuple[str, str], list[str]] = {}
+    for task, spec in params.suite.tasks.items():
+        inputs = "" if spec.source in catalog.DATASETS else params.inputs(task).model_dump_json()
+        shared.setdefault((spec.source, inputs), []).append(task)
+    sources = []
+    for (name, _), tasks in shared.items():
+        built_in = name in catalog.DATASETS
+        source = _built_in(name, tuple(tasks), raw) if built_in else _file(params, tuple(tasks), base)
+        _check_columns(params, source)
+        sources.append(source)
+    return sources
+
+
+def _built_in(name: str, tasks: tuple[str, ...], raw: Path) -> Source:
+    entry = catalog.DATASETS[name]
+    if entry.package is None:
+        raise UsageError(f"catalog.DATASETS[{name!r}]: names no package to read.")
+    table = catalog.load(entry.code)(fetch(entry.package, raw=raw))
+    present = {key: key for key in ("group", "timestamp", "split") if key in table.column_names}
+    facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    return Source(
+        name=name, where=name, sha256=entry.package.sha256, tasks=tasks, inputs=Inputs(text="text", **present),
+        columns=table.to_pydict(), lines=range(1, table.num_rows + 1), unit="row",
+        slices=tuple(column for column in facts["slices"].split(",") if column),
+        package=entry.package.requirement, as_of=dt.datetime.fromisoformat(facts["as_of"]),
+    )  # fmt: skip
+
+
+def _file(params: Params, tasks: tuple[str, ...], base: Path) -> Source:
+    name = params.suite.tasks[tasks[0]].source
+    path = base / name
+    if path.suffix.lower() not in READERS:
+        raise UsageError(
+            f"params.yaml: suite.tasks.{tasks[0]}.source: {name!r} is no built-in data set and no file ending in "
+            f"{', '.join(READERS)}. {suggest(name, list(catalog.DATASETS))}"
+        )
+    table = read_table(path)
+    inputs = params.inputs(tasks[0])
+    return Source(
+        name=name, where=str(path), sha256=sha256_file(path), tasks=tasks, inputs=inputs,
+        columns=table.columns, lines=table.lines, unit=table.unit, bad=table.bad,
+        slices=_further(params, name, inputs, table.columns),
+    )  # fmt: skip
+
+
+def _further(params: Params, name: str, inputs: Inputs, columns: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Names of the scalar columns that are neither input nor label of any task of the file."""
+    used = {column for column in inputs.model_dump().values() if column}
+    for spec in params.suite.tasks.values():
+        if spec.source == name:
+            used |= {spec.label} if isinstance(spec.label, str) else set(spec.label)
+    return tuple(
+        column
+        for column, values in columns.items()
+        if column and column not in used and not any(isinstance(value, (list, dict, bytes)) for value in values)
+    )
+
+
+def _check_columns(params: Params, source: Source) -> None:
+    own = params.suite.tasks[source.tasks[0]].inputs
+    section = f"suite.tasks.{source.tasks[0]}.inputs" if own else "suite.inputs"
+    wanted = [(f"{section}.{key}", column) for key, column in source.inputs.model_dump().items() if column]
+    for task in source.tasks:
+        label = params.suite.tasks[task].label
+        wanted += [(f"suite.tasks.{task}.label", name) for name in ([label] if isinstance(label, str) else label)]
+    for key, column in wanted:
+        if column not in source.columns:
+            raise DataError(f"{source.where}: no column {column!r}, which {key} names. {_hint(column, source)}")
+
+
+def _hint(column: str, source: Source) -> str:
+    names = list(source.columns)
+    if not names:
+        return f"The first bad row is {source.unit} {source.bad[0].line}: {source.bad[0].reason}."
+    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        return "Its header looks separated by semicolons or tabs: save it with commas."
+    return suggest(column, names)

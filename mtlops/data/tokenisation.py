@@ -1,0 +1,47 @@
+"""Texts to token ids: one class for training, export and serving, so that they cannot disagree."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as FastTokenizer
+
+from mtlops.data.normalisation import normalise
+from mtlops.errors import ArtefactError
+
+
+class Tokenizer:
+    """The encoder's own tokenizer, with our truncation and no padding of its own.
+
+    Args:
+        path: a `tokenizer.json` of Hugging Face tokenizers.
+        max_tokens: longer texts are cut to this many tokens, special tokens included.
+
+    Raises:
+        ArtefactError: the file is missing or not a tokenizer.
+    """
+
+    def __init__(self, path: Path, *, max_tokens: int) -> None:
+        try:
+            self._tokenizer = FastTokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception for every fault
+            raise ArtefactError(f"{path}: is not a readable tokenizer ({error}). Make it again.") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=max_tokens)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of each text after `normalise`, special tokens included."""
+        encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts])
+        return [encoding.ids for encoding in encoded]
+
+
+def pad(ids: Sequence[Sequence[int]], *, length: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns (input_ids, attention_mask), both (B, S) int64, S the longest row or `length`; padding is 0."""
+    longest = length or max(map(len, ids))
+    input_ids = np.zeros((len(ids), longest), dtype=np.int64)
+    mask = np.zeros((len(ids), longest), dtype=np.int64)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return input_ids, mask

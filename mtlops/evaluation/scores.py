@@ -1,0 +1,148 @@
+"""What is measured of one task: the model and the baselines on the same rows and the same resamples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlops import catalog
+from mtlops.decoding import Outputs
+from mtlops.evaluation.bootstrap import Floats, Interval, Resamples, interval, resample_groups
+from mtlops.evaluation.metrics import Bin, Metrics, confusion, reliability
+from mtlops.params import Gates
+from mtlops.tasks import Task
+
+Intervals = Mapping[str, Interval]
+
+BIASED = frozenset({"ece"})
+"""Metrics that chance alone makes larger: an absolute gap in a bin of few rows is never negative. A resample adds
+that chance a second time, so its values are moved back by their mean's distance from the plain value (bootstrap
+estimate of bias, Efron and Tibshirani 1993, chapter 10). The interval then says how much the plain value varies;
+it does not say that a calibration error of 0 is excluded."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one class is found: rows that carry it, and precision, recall and F1 (0 where undefined)."""
+
+    rows: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything measured of one task.
+
+    Attributes:
+        kind: of the task.
+        rows: rows of each split.
+        groups: groups among the test rows; intervals rest on their number.
+        primary: the metric that the gate looks at; higher is better.
+        floor: least value of it, or None.
+        metrics: of the trained model.
+        baselines: the same metrics of each baseline.
+        margins: the model's primary metric minus each baseline's, resampled together.
+        classes: each class, empty for a regression.
+        confusion: counts (see `metrics.confusion`), or None for a regression.
+        calibration: bins of the reliability diagram.
+    """
+
+    kind: str
+    rows: Mapping[str, int]
+    groups: int
+    primary: str
+    floor: float | None
+    metrics: Intervals
+    baselines: Mapping[str, Intervals]
+    margins: Mapping[str, Interval]
+    classes: Mapping[str, ClassScores]
+    confusion: NDArray[np.int64] | None
+    calibration: Sequence[Bin]
+
+
+def score(
+    task: Task,
+    labels: NDArray[Any],
+    *,
+    groups: Sequence[str],
+    model: Outputs,
+    baselines: Mapping[str, Outputs],
+    rows: Mapping[str, int],
+    gates: Gates,
+) -> Scores:
+    """Returns what the test rows say about one task.
+
+    Shapes: labels: (N,) or (N, C) as `Task.encode` returns them; groups: N names; every Outputs: N rows.
+
+    Args:
+        task: what is measured.
+        labels: of the test rows.
+        groups: which test rows belong together.
+        model: answers of the trained model.
+        baselines: answers of each baseline.
+        rows: rows of each split, as they are reported.
+        gates: level, number and seed of the resamples, and the floors.
+    """
+    kind = catalog.KINDS[task.kind]
+    samples = resample_groups(groups, num_samples=gates.resamples, seed=gates.seed)
+    ours = _measure(task, labels, model, samples)
+    theirs = {name: _measure(task, labels, outputs, samples) for name, outputs in baselines.items()}
+    counts = None if task.kind == "regression" else confusion(task, labels, model)
+    return Scores(
+        kind=task.kind, rows=rows, groups=samples.num_groups, primary=kind.primary, floor=gates.floor.get(task.name),
+        metrics=ours.intervals(gates.confidence),
+        baselines={name: measured.intervals(gates.confidence) for name, measured in theirs.items()},
+        margins={name: ours.minus(measured, kind.primary, gates.confidence) for name, measured in theirs.items()},
+        classes={} if counts is None else _classes(task, counts), confusion=counts,
+        calibration=reliability(task, labels, model),
+    )  # fmt: skip
+
+
+def mean_primary(scores: Mapping[str, Scores], *, weights: Mapping[str, float]) -> dict[str, float]:
+    """Returns the mean of the tasks' primary metrics, weighted, of the `model` and of each baseline by name."""
+    found = list(scores.values())
+    values = {"model": [s.metrics[s.primary].value for s in found]}
+    values |= {b: [s.baselines[b][s.primary].value for s in found] for b in found[0].baselines}
+    return {name: float(np.average(v, weights=[weights[task] for task in scores])) for name, v in values.items()}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Metrics of one model: plain values, and values (B,) on the resamples."""
+
+    values: Mapping[str, float]
+    resampled: Mapping[str, Floats]
+
+    def intervals(self, confidence: float) -> dict[str, Interval]:
+        return {m: interval(value, self._unbiased(m), confidence=confidence) for m, value in self.values.items()}
+
+    def minus(self, other: "_Measured", metric: str, confidence: float) -> Interval:
+        difference = self.resampled[metric] - other.resampled[metric]
+        return interval(self.values[metric] - other.values[metric], difference, confidence=confidence)
+
+    def _unbiased(self, metric: str) -> Floats:
+        resampled = self.resampled[metric]
+        if metric not in BIASED:
+            return resampled
+        moved: Floats = (resampled - resampled.mean() + self.values[metric]).clip(min=0.0)
+        return moved
+
+
+def _measure(task: Task, labels: NDArray[Any], outputs: Outputs, samples: Resamples) -> _Measured:
+    metrics: Metrics = catalog.load(catalog.KINDS[task.kind].metrics)
+    return _Measured(metrics(task, labels, outputs), metrics.over(samples, task, labels, outputs))
+
+
+def _classes(task: Task, counts: NDArray[np.int64]) -> dict[str, ClassScores]:
+    if task.kind == "multilabel":
+        hit, labelled, answered = counts[:, 1, 1], counts[:, 1, :].sum(axis=1), counts[:, :, 1].sum(axis=1)
+    else:
+        hit, labelled, answered = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    columns = (hit, answered), (hit, labelled), (2 * hit, labelled + answered)
+    shares = [above / np.maximum(below, 1) for above, below in columns]
+    found = zip(task.classes, labelled, *shares, strict=True)
+    return {name: ClassScores(int(n), float(p), float(r), float(f)) for name, n, p, r, f in found}

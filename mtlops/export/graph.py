@@ -1,0 +1,113 @@
+"""The pairs graph: one encoder pass a row, then one light pass for each wanted (row, task) pair.
+
+Shape suffixes: B rows, S tokens, P pairs, T tasks, C widest task's outputs.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mtlops.files import atomic_path
+from mtlops.model import multitask
+from mtlops.model.encoders import Trunk
+from mtlops.model.multitask import PairModel, Tensors
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
+
+
+class PairsGraph(nn.Module):
+    """The whole model as one function of token ids and wanted pairs.
+
+    Args:
+        trunk: the frozen encoder.
+        pairs: what lies above the cut.
+        tasks: the tensors of each task, in order of task positions.
+    """
+
+    def __init__(self, trunk: Trunk, pairs: PairModel, tasks: list[Tensors]) -> None:
+        super().__init__()
+        self.trunk, self.pairs = trunk, pairs
+        self.bank = nn.Module()
+        self._names = {}
+        for name, tensor in multitask.stack(tasks).items():
+            self._names[name] = name.replace(".", "_")
+            self.bank.register_parameter(self._names[name], nn.Parameter(tensor, requires_grad=False))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor) -> Tensor:
+        """Returns logits (P, C); columns beyond a task's outputs are 0.
+
+        Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
+        """
+        sum_BSH = self.trunk(input_ids, attention_mask, depth=self.pairs.cut)
+        bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
+        picked = multitask.pick(bank, pair_task)
+        pooled = self.pairs(sum_BSH.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
+        return multitask.logits(pooled, picked)
+
+
+def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
+    """Writes the graph as ONNX, all dimensions dynamic, no trace of this machine in it; returns its number of nodes.
+
+    The same graph gives the same bytes.
+    """
+    rows, tokens, pairs = (torch.export.Dim(name, min=1) for name in ("rows", "tokens", "pairs"))
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph.eval(),
+            _example(),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _strip(proto)
+    with atomic_path(path) as part:
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+    return len(proto.graph.node)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps the exporter's notes on missing torchvision and on its own deprecations from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ids = torch.ones(2, 7, dtype=torch.int64)
+    return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0])
+
+
+def _strip(proto: "onnx.ModelProto") -> None:
+    """Removes what the exporter notes for debugging: source paths, stack traces, intermediate shapes."""
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.graph.value_info[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
+        del value.metadata_props[:]
+        value.doc_string = ""

@@ -1,0 +1,1 @@
+"""The shared model: a frozen trunk, and one adapter and head per task."""

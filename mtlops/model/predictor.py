@@ -1,0 +1,116 @@
+"""A trained model that answers, in PyTorch, over the cached trunk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtlops.data.tokenisation import Tokenizer
+from mtlops.errors import ArtefactError
+from mtlops.files import read_json
+from mtlops.model import multitask
+from mtlops.model.encoders import load_trunk
+from mtlops.model.multitask import PairModel
+from mtlops.model.trained import TrainedModel, load_model
+from mtlops.model.trunk_cache import TrunkCache
+from mtlops.params import Model
+
+_ROWS = 128
+
+
+class Backbone:
+    """A trunk on a device with its cache: what training and prediction both stand on.
+
+    Args:
+        encoder: the encoder folder that `prepare` wrote.
+        cache: folder of the trunk cache.
+        model: section `model` of params.yaml.
+        max_tokens: longer texts are cut to this many tokens.
+        device: where to compute.
+
+    Raises:
+        ArtefactError: the encoder folder is missing or damaged.
+        UsageError: `model` does not fit the encoder.
+    """
+
+    def __init__(self, encoder: Path, *, cache: Path, model: Model, max_tokens: int, device: str = "cpu") -> None:
+        self.facts = read_json(encoder / "encoder.json", made_by="mtlops prepare")
+        self.device = torch.device(device)
+        trunk = load_trunk(encoder).to(self.device)
+        positions = trunk.config.max_position_embeddings
+        if max_tokens > positions:
+            raise ArtefactError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
+        self.pairs = PairModel(trunk, model)
+        self.cache = TrunkCache(
+            cache,
+            trunk=trunk,
+            tokenizer=Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens),
+            identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}",
+            cut=self.pairs.cut,
+        )
+
+    def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns cached values and mask of some rows on the device: (B, S, H) and (B, S)."""
+        values, mask = self.cache.batch(row_ids)
+        return values.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+
+    @torch.inference_mode()
+    def logits(self, row_ids: Sequence[str], tensors: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) for cached rows."""
+        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
+        for rows in self._batches(row_ids):
+            pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank)
+            result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def pooled(self, row_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the trunk's mean-pooled vectors (N, H) of cached rows, without any adapter."""
+        result = np.empty((len(row_ids), self.pairs.hidden), dtype=np.float32)
+        for rows in self._batches(row_ids):
+            values, mask = self.batch([row_ids[i] for i in rows])
+            weight = mask.unsqueeze(-1)
+            mean = (self.pairs.frozen(values, mask) * weight).sum(1) / weight.sum(1)
+            result[rows] = mean.float().cpu().numpy()
+        return result
+
+    def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
+        order = sorted(range(len(row_ids)), key=lambda i: (self.cache.length(row_ids[i]), i))
+        for start in range(0, len(order), _ROWS):
+            yield order[start : start + _ROWS]
+
+
+class Predictor:
+    """A trained model over its backbone.
+
+    Args:
+        trained: folder of a trained model.
+        encoder: the encoder folder that `prepare` wrote; must be the one it was trained with.
+        cache: folder of the trunk cache.
+        device: where to compute.
+
+    Raises:
+        ArtefactError: a file is missing or damaged, or the encoder is another one.
+    """
+
+    def __init__(self, trained: Path, encoder: Path, *, cache: Path, device: str = "cpu") -> None:
+        self.model: TrainedModel = load_model(trained)
+        self.backbone = Backbone(
+            encoder, cache=cache, model=self.model.model, max_tokens=self.model.max_tokens, device=device
+        )
+        if self.backbone.facts != self.model.encoder:
+            raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
+
+    def logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) float32; `row_ids` name the texts in the cache."""
+        self.backbone.cache.fill(row_ids, texts)
+        return self.backbone.logits(row_ids, self.model.tensors[task])
+
+    def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""
+        self.backbone.cache.fill(row_ids, texts)
+        return self.backbone.pooled(row_ids)

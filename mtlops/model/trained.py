@@ -1,0 +1,113 @@
+"""The folder of a trained model: one set of files per task, so that a task can be replaced alone.
+
+    model.json                      encoder, `model` section, length limit, tasks
+    tasks/<task>/adapter.safetensors, head.safetensors, task.json
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mtlops.errors import ArtefactError
+from mtlops.files import atomic_path, read_json, write_json
+from mtlops.model.multitask import Tensors
+from mtlops.params import Model
+from mtlops.tasks import Task
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model as it lies in its folder.
+
+    Attributes:
+        encoder: content of the encoder folder's `encoder.json`.
+        model: section `model` of the params it was trained with.
+        max_tokens: the length limit it was trained with.
+        tasks: tasks in suite order.
+        tensors: every task's tensors by name; heads give logits in label units.
+    """
+
+    encoder: dict[str, Any]
+    model: Model
+    max_tokens: int
+    tasks: tuple[Task, ...]
+    tensors: dict[str, Tensors]
+
+    def task(self, name: str) -> Task:
+        """Returns the task called `name`."""
+        return next(task for task in self.tasks if task.name == name)
+
+
+def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
+    """Writes one task's files below `folder`; `facts` go into its task.json."""
+    target = folder / "tasks" / task.name
+    target.mkdir(parents=True, exist_ok=True)
+    for part, wanted in (("adapter", "layers."), ("head", "head.")):
+        chosen = {n: t.detach().cpu().contiguous() for n, t in tensors.items() if n.startswith(wanted)}
+        with atomic_path(target / f"{part}.safetensors") as path:
+            save_file(chosen, path)
+    description = {
+        "name": task.name,
+        "kind": task.kind,
+        "classes": list(task.classes),
+        "range": list(task.range) if task.range else None,
+    }
+    write_json(target / "task.json", {**description, **facts})
+
+
+def save_model(folder: Path, *, encoder: dict[str, Any], model: Model, max_tokens: int, tasks: tuple[Task, ...]) -> None:
+    """Writes model.json, which makes the folder complete; write the tasks first."""
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "encoder": encoder,
+        "model": model.model_dump(),
+        "max_tokens": max_tokens,
+        "tasks": [task.name for task in tasks],
+    }
+    write_json(folder / "model.json", value)
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Returns the trained model in `folder`.
+
+    Raises:
+        ArtefactError: a file is missing, damaged or of another version.
+    """
+    value = read_json(folder / "model.json", made_by="mtlops train")
+    if value["schema_version"] != SCHEMA_VERSION:
+        raise ArtefactError(
+            f"{folder}/model.json: schema_version {value['schema_version']}, this mtlops reads {SCHEMA_VERSION}. "
+            f"Run `mtlops train` again."
+        )
+    tasks = tuple(_read_task(folder / "tasks" / name / "task.json") for name in value["tasks"])
+    return TrainedModel(
+        encoder=value["encoder"],
+        model=Model.model_validate(value["model"]),
+        max_tokens=value["max_tokens"],
+        tasks=tasks,
+        tensors={task.name: _read_tensors(folder / "tasks" / task.name) for task in tasks},
+    )
+
+
+def _read_task(path: Path) -> Task:
+    value = read_json(path, made_by="mtlops train")
+    limits = tuple(value["range"]) if value["range"] else None
+    return Task(value["name"], value["kind"], tuple(value["classes"]), limits)
+
+
+def _read_tensors(folder: Path) -> Tensors:
+    tensors: dict[str, torch.Tensor] = {}
+    for part in ("adapter", "head"):
+        path = folder / f"{part}.safetensors"
+        try:
+            tensors |= load_file(path)
+        except Exception as error:  # safetensors raises its own error, OSError or ValueError
+            raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops train` again.") from None
+    return tensors

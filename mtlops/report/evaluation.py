@@ -1,0 +1,199 @@
+"""The pages of reports/evaluation.json and reports/decision.json."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mtlops.report.document import TONES, Headline, Page, Payload, facts, reasons, verdict_banner, verdict_chip
+from mtlops.report.markup import Markup, card, details, join, number, section, table, tag, value
+from mtlops.report.plots import Estimate, confusion_matrix, forest, reliability, title_case
+
+BASELINES: Mapping[str, str] = {"frozen": "frozen + LR", "tfidf": "TF-IDF + LR", "majority": "majority"}
+"""Short name of each baseline, the strongest first."""
+
+REGRESSION_BASELINES: Mapping[str, str] = {"frozen": "frozen + ridge", "tfidf": "TF-IDF + ridge", "majority": "mean"}
+"""The same for a regression."""
+
+TERSE: Mapping[str, str] = {"frozen": "frozen", "tfidf": "TF-IDF", "majority": "majority"}
+"""The same where there is little room."""
+
+LARGEST_MATRIX = 12
+"""Confusion matrices of more classes are shown as a list of the most frequent mistakes."""
+
+
+def short_names(task: Payload) -> Mapping[str, str]:
+    """Returns the short name of each baseline for a task of evaluation.json."""
+    return REGRESSION_BASELINES if task.get("kind") == "regression" else BASELINES
+
+
+def _evaluation_headline(payload: Payload) -> Headline:
+    tasks = payload["tasks"]
+    words = ", ".join(f"{name} {t['metrics'][t['primary']]['value']:.3f}" for name, t in tasks.items())
+    return Headline(f"{len(tasks)} tasks", "plain", f"Primary metric on test rows: {words}.")
+
+
+def _evaluation_body(payload: Payload) -> Iterator[Markup]:
+    tasks: Mapping[str, Any] = payload["tasks"]
+    bootstrap = payload["bootstrap"]
+    means = payload.get("mean", {})
+    yield facts(
+        ("mean over tasks", means.get("model")),
+        ("mean of frozen + LR", means.get("frozen")),
+        ("test rows, all tasks", sum(t["rows"]["test"] for t in tasks.values())),
+        ("intervals", f"{bootstrap['confidence']:.0%}"),
+        ("bootstrap resamples", bootstrap["resamples"]),
+    )
+    yield section(
+        "Primary metric beside the baselines",
+        _note(
+            "Dot: value on the test rows. Line: its interval, from resampling whole groups of rows. The baselines are "
+            "trained and measured on the same rows. Dashed line: the floor below which a task is rejected."
+        ),
+        _grid(card(_heading(name, task), _forest(task), _gain(task)) for name, task in tasks.items()),
+    )
+    yield section("All metrics", _grid(_metrics_table(name, task) for name, task in tasks.items()))
+    matrices = {name: t for name, t in tasks.items() if t.get("confusion")}
+    yield section(
+        "Which class is taken for which",
+        _note("Rows are labels, columns are predictions; the darker, the larger the share of the row."),
+        _grid(card(name, _confusion(task["confusion"])) for name, task in matrices.items()),
+    )
+    yield section("Each class", *(_classes_table(n, t["classes"]) for n, t in tasks.items() if t.get("classes")))
+    yield section(
+        "Can its confidence be trusted?",
+        _note("Test rows in bins of equal mass by predicted confidence. On the dashed line the two agree; below it the "
+              "task claims too much, above it too little."),
+        _grid(card(_calibration_heading(name, t), _reliability(t)) for name, t in tasks.items() if t["calibration"]),
+    )  # fmt: skip
+
+
+def _forest(task: Payload) -> Markup:
+    names = short_names(task)
+    metric = task["primary"]
+    ours = Estimate("this model", **task["metrics"][metric])
+    others = [Estimate(names[b], **task["baselines"][b][metric]) for b in names if b in task["baselines"]]
+    return forest(ours, others, metric=metric, floor=task.get("floor"))
+
+
+def _gain(task: Payload) -> Markup:
+    margin = task.get("margins", {}).get("frozen")
+    if not margin:
+        return Markup()
+    name = short_names(task)["frozen"]
+    value, low, high = (f"{round(margin[end], 3) + 0.0:+.3f}" for end in ("value", "low", "high"))
+    text = f"Gain over {name}: {value} ({low} to {high})."
+    return tag("p", text, class_="soft")
+
+
+def _heading(name: str, task: Payload) -> Markup:
+    words = f"{title_case(task['primary'])} · {number(task['rows']['test'])} rows"
+    return join((tag("span", name), tag("span", words, class_="soft")))
+
+
+def _calibration_heading(name: str, task: Payload) -> Markup:
+    error = task["metrics"].get("ece")
+    words = f"error {error['value']:.3f}" if error else ""
+    return join((tag("span", name), tag("span", words, class_="soft")))
+
+
+def _metrics_table(name: str, task: Payload) -> Markup:
+    names = {b: words for b, words in short_names(task).items() if b in task["baselines"]}
+    rows = (
+        [
+            title_case(metric),
+            _with_interval(ours),
+            *(Markup(f"{task['baselines'][b][metric]['value']:.3f}") for b in names),
+        ]
+        for metric, ours in task["metrics"].items()
+    )
+    return card(name, table(["metric", "this model", *names.values()], rows))
+
+
+def _with_interval(found: Payload) -> Markup:
+    ends = tag("span", f"{found['low']:.3f} to {found['high']:.3f}", class_="ends")
+    return join((f"{found['value']:.3f} ", ends))
+
+
+def _classes_table(name: str, classes: Payload) -> Markup:
+    rows = ([c, v["rows"], f"{v['precision']:.3f}", f"{v['recall']:.3f}", f"{v['f1']:.3f}"] for c, v in classes.items())
+    return details(f"{name}: {len(classes)} classes", table(["class", "rows", "precision", "recall", "F1"], rows))
+
+
+def _confusion(confusion: Payload) -> Markup:
+    classes, counts = confusion["classes"], confusion["counts"]
+    if _is_multilabel(counts):
+        return _multilabel_table(classes, counts)
+    if len(classes) <= LARGEST_MATRIX:
+        return confusion_matrix(classes, counts)
+    mistakes = sorted(
+        ((n, classes[i], classes[j]) for i, row in enumerate(counts) for j, n in enumerate(row) if n and i != j),
+        key=lambda mistake: (-mistake[0], mistake[1:]),
+    )
+    rows = ([label, answer, n] for n, label, answer in mistakes[:20])
+    return table(["label", "taken for", "rows"], rows, caption="The most frequent mistakes")
+
+
+def _is_multilabel(counts: Sequence[Any]) -> bool:
+    return bool(counts) and isinstance(counts[0][0], list)
+
+
+def _multilabel_table(classes: Sequence[str], counts: Sequence[Any]) -> Markup:
+    rows = ([c, n[1][1], n[1][0], n[0][1], n[0][0]] for c, n in zip(classes, counts, strict=True))
+    return table(["class", "found", "missed", "false alarm", "rightly not"], rows)
+
+
+def _reliability(task: Payload) -> Markup:
+    is_value = task["kind"] == "regression"
+    names = ("predicted value", "mean label") if is_value else ("confidence", "share that is right")
+    return reliability(task["calibration"]["bins"], names=names)
+
+
+def _note(text: str) -> Markup:
+    return tag("p", text, class_="soft")
+
+
+def _grid(cards: Iterator[Markup] | Any) -> Markup:
+    return tag("div", *cards, class_="grid")
+
+
+def _decision_headline(payload: Payload) -> Headline:
+    verdict = payload["verdict"]
+    return Headline(verdict, TONES.get(verdict, "plain"), " ".join(payload.get("reasons", [])[:1]))
+
+
+def _decision_body(payload: Payload) -> Iterator[Markup]:
+    yield verdict_banner(payload)
+    yield section(
+        "Tasks",
+        _note("The whole is as good as its worst task. REJECT: below the floor. HOLD: even the upper end of the "
+              "interval is below the baseline. PROMOTE: neither."),
+        _grid(
+            card(join((tag("span", name), verdict_chip(task["verdict"]))), reasons(task["reasons"]), _rules(task))
+            for name, task in payload["tasks"].items()
+        ),
+    )  # fmt: skip
+
+
+def _rules(task: Payload) -> Markup:
+    rest = {k: v for k, v in task.items() if k not in {"verdict", "reasons"}}
+    if not rest:
+        return Markup()
+    return tag("p", join((", ".join(f"{k} {value(v)}" for k, v in rest.items()),)), class_="soft")
+
+
+EVALUATION = Page(
+    title="Evaluation",
+    about="How good each task is on test rows that training never saw, beside three simpler models on the same rows.",
+    keys=frozenset({"tasks", "bootstrap"}),
+    shown=frozenset({"tasks", "bootstrap", "mean"}),
+    headline=_evaluation_headline,
+    body=lambda payload: list(_evaluation_body(payload)),
+)
+
+DECISION = Page(
+    title="Decision",
+    about="Whether this model may replace the one in production, and why.",
+    keys=frozenset({"verdict"}),
+    shown=frozenset({"verdict", "tasks", "reasons"}),
+    headline=_decision_headline,
+    body=lambda payload: list(_decision_body(payload)),
+)

@@ -1,0 +1,60 @@
+"""The page of reports/export.json."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mtlops.report.document import Headline, Page, Payload, banner, facts
+from mtlops.report.markup import Markup, bars, is_number, number, section, size, tag, tree, value
+
+
+def _headline(payload: Payload) -> Headline:
+    error, tolerance = _parity(payload)
+    total = size(sum(payload.get("files", {}).values()))
+    says = f"Largest difference between ONNX Runtime and PyTorch: {number(error)}; bundle of {total}."
+    if tolerance is None:
+        return Headline("exported", "plain", says)
+    return Headline("parity", "good", says) if error <= tolerance else Headline("differs", "bad", says)
+
+
+def _body(payload: Payload) -> Iterator[Markup]:
+    error, tolerance = _parity(payload)
+    if tolerance is not None:
+        is_same = error <= tolerance
+        text = f"The largest difference of a logit is {number(error)}; {number(tolerance)} is allowed."
+        word = "ONNX Runtime answers as PyTorch does" if is_same else "ONNX Runtime differs from PyTorch"
+        yield banner(word, "good" if is_same else "bad", text)
+    files: Mapping[str, int] = payload.get("files", {})
+    yield facts(
+        ("largest difference", number(error)),
+        ("bundle", size(sum(files.values()))),
+        ("graph nodes", payload.get("nodes")),
+        ("ONNX operator set", payload.get("opset")),
+    )
+    rest = {k: v for k, v in payload["parity"].items() if k not in {"max_error", "tolerance"}}
+    yield section("Parity by shape", tree(rest["shapes"])) if rest.get("shapes") else Markup()
+    latency = payload.get("latency_ms")
+    yield section("Latency, ms", _latency(latency)) if latency else Markup()
+    if files:
+        yield section("Files of the bundle", bars(files, {name: size(n) for name, n in files.items()}))
+
+
+def _parity(payload: Payload) -> tuple[float, float | None]:
+    parity: Mapping[str, Any] = payload["parity"]
+    return parity["max_error"], parity.get("tolerance")
+
+
+def _latency(latency: Any) -> Markup:
+    if isinstance(latency, Mapping) and all(is_number(v) for v in latency.values()):
+        words = {str(k).replace("_", " "): float(v) for k, v in latency.items()}
+        return bars(words, {k: f"{v:.1f} ms" for k, v in words.items()})
+    return tree(latency) if isinstance(latency, Mapping | list) else tag("p", value(latency))
+
+
+EXPORT = Page(
+    title="Export",
+    about="The one ONNX graph of all tasks: does it answer as PyTorch does, and how large is it?",
+    keys=frozenset({"parity"}),
+    shown=frozenset({"parity", "files", "nodes", "opset", "latency_ms"}),
+    headline=_headline,
+    body=lambda payload: list(_body(payload)),
+)

@@ -1,0 +1,226 @@
+"""Plots as inline SVG: readable on a phone, in the page's light or dark colours, with a text for screen readers.
+
+Every plot is 360 units wide, about a phone's width, so that its text is of normal size there and a little
+larger on a desktop.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mtlops.report.markup import Markup, number, tag
+
+WIDTH = 360
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A named value with the ends of its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def forest(ours: Estimate, others: Sequence[Estimate], *, metric: str, floor: float | None) -> Markup:
+    """Returns our interval above those of the baselines, on one axis, with the floor as a dashed line."""
+    rows = [ours, *others]
+    shown = [end for row in rows for end in (row.low, row.high)] + ([] if floor is None else [floor])
+    x = _Scale(math.floor(min(shown) * 10) / 10, math.ceil(max(shown) * 10) / 10, 100, 306)
+    top, step = 26, 26
+    bottom = top + step * len(rows)
+    marks: list[Markup] = [*_x_axis(x, top - 6, bottom)]
+    if floor is not None:
+        marks.append(_line(x(floor), top - 8, x(floor), bottom, "floor"))
+        side = "end" if x(floor) > 240 else None
+        marks.append(_text(x(floor) + (-4 if side else 4), 11, f"floor {floor:.2f}", f"floor-text {side or ''}"))
+    for i, row in enumerate(rows):
+        marks += _forest_row(row, x, top + step * i + 10, "theirs" if i else "ours")
+    said = "; ".join(f"{r.name} {r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in rows)
+    limit = f"; floor {floor:.2f}" if floor is not None else ""
+    return _svg(bottom + 22, f"{title_case(metric)} beside the baselines", f"{said}{limit}", marks)
+
+
+def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """Returns a heat map: rows are labels, columns answers, the shade is the share of the row."""
+    left, top = 92, 36 if len(classes) <= 3 else 62
+    cell = min(84.0, (WIDTH - left - 14) / len(classes))
+    height = min(cell, 44.0)
+    marks = [_text(left + cell * len(classes) / 2, 11, "predicted", "quiet middle")]
+    for j, name in enumerate(classes):
+        x = left + cell * j + cell / 2
+        turn = None if len(classes) <= 3 else f"rotate(-32 {x - 4:.1f} {top - 6})"
+        place = (x, "quiet middle") if turn is None else (x - 4, "quiet")
+        marks.append(_text(place[0], top - 6, _short(name, 12), place[1], transform=turn))
+    for i, row in enumerate(counts):
+        y = top + height * i
+        marks.append(_text(left - 8, y + height / 2 + 4, _short(classes[i], 13), "end"))
+        for j, count in enumerate(row):
+            marks += _confusion_cell(left + cell * j, y, cell, height, count, sum(row), (classes[i], classes[j]))
+    shares = (f"{c}: {r[i]} of {sum(r)} right" for i, (c, r) in enumerate(zip(classes, counts, strict=True)))
+    return _svg(top + height * len(classes) + 6, "Confusion matrix", "; ".join(shares), marks)
+
+
+def reliability(bins: Sequence[Mapping[str, float]], *, names: tuple[str, str]) -> Markup:
+    """Returns predicted against observed for each bin; on the dashed diagonal they agree.
+
+    Args:
+        bins: mappings with `rows`, `predicted`, `observed`.
+        names: words for the two axes.
+    """
+    values = [b[key] for b in bins for key in ("predicted", "observed")]
+    is_share = names[1].startswith("share")
+    low, high = (0.0, 1.0) if is_share else (min(values, default=0.0), max(values, default=1.0))
+    x, y = _Scale(low, high, 56, 344), _Scale(low, high, 218, 12)
+    marks = [*_x_axis(x, 12, 218), *_y_axis(y, 56, 344), _line(x(low), y(low), x(high), y(high), "dashed")]
+    most = max((b["rows"] for b in bins), default=1)
+    points = [(x(b["predicted"]), y(b["observed"])) for b in bins]
+    marks.append(_path(points, "first"))
+    for b, (px, py) in zip(bins, points, strict=True):
+        said = f"{number(b['rows'])} rows: {names[0]} {b['predicted']:.3f}, {names[1]} {b['observed']:.3f}"
+        radius = 2.5 + 2.5 * math.sqrt(b["rows"] / most)
+        marks.append(tag("circle", tag("title", said), cx=_f(px), cy=_f(py), r=_f(radius), class_="first-dot"))
+    marks.append(_text(200, 252, names[0], "quiet middle"))
+    marks.append(_text(12, 115, names[1], "quiet middle", transform="rotate(-90 12 115)"))
+    said = "; ".join(f"{b['predicted']:.2f} predicted, {b['observed']:.2f} observed" for b in bins)
+    return _svg(260, "Reliability diagram", said, marks)
+
+
+def curves(series: Mapping[str, Sequence[float]], *, epochs: Sequence[int], mark: int | None) -> Markup:
+    """Returns lines over epochs, each named at its end, with a ring around the epoch `mark` on the last line.
+
+    Args:
+        series: one or two lines by name; `validation` has a look of its own on every plot.
+        epochs: number of each epoch.
+        mark: epoch to mark, or None.
+    """
+    values = [v for line in series.values() for v in line]
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.08 or abs(high) * 0.05 or 0.5
+    x, y = _Scale(min(epochs), max(*epochs, min(epochs) + 1), 44, 276), _Scale(low - pad, high + pad, 132, 10)
+    marks = [*_y_axis(y, 44, 276), *(_text(x(e), 148, str(e), "quiet middle") for e in _few(epochs))]
+    ends = _apart([y(line[-1]) for line in series.values()])
+    for (name, line), end in zip(series.items(), ends, strict=True):
+        style = "second" if name == "validation" else "first"
+        points = [(x(e), y(v)) for e, v in zip(epochs, line, strict=True)]
+        marks.append(_path(points, style))
+        marks += [tag("circle", cx=_f(px), cy=_f(py), r="2.5", class_=f"{style}-dot") for px, py in points]
+        marks.append(_text(283, end + 4, name, f"{style}-text"))
+    if mark is not None and mark in epochs:
+        best_y = y(list(series.values())[-1][list(epochs).index(mark)])
+        marks.append(tag("circle", tag("title", "best epoch"), cx=_f(x(mark)), cy=_f(best_y), r="6", class_="ring"))
+    said = "; ".join(f"{name}: " + ", ".join(f"{v:.3f}" for v in line) for name, line in series.items())
+    best = "" if mark is None else f"; best epoch {mark}"
+    return _svg(164, "Learning curve", said + best, [*marks, _text(276, 162, "epoch", "quiet end")])
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Where a value of [low, high] lies between the coordinates start and end; others are cut to the ends."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (min(max(value, self.low), self.high) - self.low) / ((self.high - self.low) or 1.0)
+        return self.start + share * (self.end - self.start)
+
+
+def title_case(name: str) -> str:
+    """Returns a metric's name for a heading: `macro_f1` becomes `Macro-F1`."""
+    known = {"macro_f1": "Macro-F1", "micro_f1": "Micro-F1", "ece": "Calibration error", "r2": "R²", "rmse": "RMSE",
+             "mae": "Mean absolute error", "spearman": "Rank correlation", "quadratic_kappa": "Quadratic kappa",
+             "log_loss": "Log loss"}  # fmt: skip
+    return known.get(name, name.replace("_", " ").capitalize())
+
+
+def _forest_row(row: Estimate, x: _Scale, y: float, style: str) -> list[Markup]:
+    said = tag("title", f"{row.name}: {row.value:.3f}, interval {row.low:.3f} to {row.high:.3f}")
+    ours = style == "ours"
+    shape = (
+        tag("circle", said, cx=_f(x(row.value)), cy=_f(y), r="4", class_=style) if ours
+        else tag("rect", said, x=_f(x(row.value) - 2.5), y=_f(y - 2.5), width="5", height="5", class_=style)
+    )  # fmt: skip
+    return [
+        _text(0, y + 4, row.name, "strong" if ours else "quiet"),
+        _line(x(row.low), y, x(row.high), y, style),
+        *(_line(x(end), y - 4, x(end), y + 4, style) for end in (row.low, row.high)),
+        shape,
+        _text(WIDTH - 4, y + 4, f"{row.value:.3f}", "end strong" if ours else "end quiet"),
+    ]
+
+
+def _confusion_cell(
+    x: float, y: float, width: float, height: float, count: int, total: int, names: tuple[str, str]
+) -> list[Markup]:
+    share = count / total if total else 0.0
+    said = tag("title", f"{names[0]} taken for {names[1]}: {count} of {total} ({share:.0%})")
+    box = {"x": _f(x), "y": _f(y), "width": _f(width), "height": _f(height), "rx": "3"}
+    text_style = "middle on" if share > 0.55 else "middle"
+    return [
+        tag("rect", class_="ground", **box),
+        tag("rect", said, class_="heat", opacity=f"{share:.3f}", **box),
+        _text(x + width / 2, y + height / 2 + 4, number(count), text_style),
+    ]
+
+
+def _svg(height: float, name: str, description: str, marks: Sequence[Markup]) -> Markup:
+    return tag(
+        "svg", tag("title", name), tag("desc", description), *marks, viewBox=f"0 0 {WIDTH} {_f(height)}", role="img",
+        aria_label=f"{name}: {description}",
+    )  # fmt: skip
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers from low to high."""
+    raw = (high - low) / 4 or 1.0
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) + 0.0 for i in range(first, last + 1)]
+
+
+def _x_axis(scale: _Scale, top: float, bottom: float) -> list[Markup]:
+    lines = (_line(scale(t), top, scale(t), bottom, "axis") for t in _ticks(scale.low, scale.high))
+    return [*lines, *(_text(scale(t), bottom + 15, f"{t:g}", "quiet middle") for t in _ticks(scale.low, scale.high))]
+
+
+def _y_axis(scale: _Scale, left: float, right: float) -> list[Markup]:
+    lines = (_line(left, scale(t), right, scale(t), "axis") for t in _ticks(scale.low, scale.high))
+    return [*lines, *(_text(left - 6, scale(t) + 4, f"{t:g}", "quiet end") for t in _ticks(scale.low, scale.high))]
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return tag("line", x1=_f(x1), y1=_f(y1), x2=_f(x2), y2=_f(y2), class_=style)
+
+
+def _path(points: Sequence[tuple[float, float]], style: str) -> Markup:
+    return tag("polyline", points=" ".join(f"{_f(x)},{_f(y)}" for x, y in points), class_=style)
+
+
+def _text(x: float, y: float, words: str, style: str, *, transform: str | None = None) -> Markup:
+    return tag("text", words, x=_f(x), y=_f(y), class_=style.strip() or None, transform=transform)
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _few(epochs: Sequence[int]) -> Sequence[int]:
+    """At most eight of the epochs, evenly apart."""
+    return list(epochs)[:: math.ceil(len(epochs) / 8)]
+
+
+def _apart(ends: Sequence[float]) -> list[float]:
+    """Moves two label positions away from each other until both can be read."""
+    if len(ends) != 2 or abs(ends[0] - ends[1]) >= 14:
+        return list(ends)
+    middle, upper = sum(ends) / 2, ends.index(min(ends))
+    return [middle - 7 if i == upper else middle + 7 for i in range(2)]
+
+
+def _f(value: float) -> str:
+    return f"{value:.1f}"

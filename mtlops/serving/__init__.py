@@ -1,0 +1,1 @@
+"""Answering from a bundle with ONNX Runtime; nothing here knows torch."""

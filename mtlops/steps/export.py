@@ -1,0 +1,193 @@
+"""export: a trained and judged model in, a bundle out."""
+
+import logging
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlops import __version__
+from mtlops.bundle import Bundle, code_digest, write_manifest
+from mtlops.data.prepared import read_split
+from mtlops.data.tokenisation import Tokenizer
+from mtlops.errors import ArtefactError
+from mtlops.export.card import write_card
+from mtlops.export.graph import PairsGraph, write_onnx
+from mtlops.export.parity import check, measure
+from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from mtlops.model.encoders import load_trunk
+from mtlops.model.multitask import PairModel
+from mtlops.model.trained import TrainedModel, load_model
+from mtlops.params import Params
+from mtlops.report import write_report
+from mtlops.serving.runtime import Runtime, golden_logits, open_session
+
+logger = logging.getLogger(__name__)
+
+_TRUNK_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_TASK_FILES = ("adapter.safetensors", "head.safetensors", "task.json")
+_LATENCY_RUNS = 15
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the step made.
+
+    Attributes:
+        path: folder of the bundle.
+        bundle_id: its id.
+        max_error: largest difference of a logit between ONNX Runtime and PyTorch.
+    """
+
+    path: str
+    bundle_id: str
+    max_error: float
+
+
+def export(
+    params: Params,
+    *,
+    prepared: Path = Path("data/prepared"),
+    encoder: Path = Path("data/encoder"),
+    trained: Path = Path("models/trained"),
+    evaluation: Path = Path("reports/evaluation.json"),
+    decision: Path = Path("reports/decision.json"),
+    out: Path = Path("models/candidate"),
+    report: Path = Path("reports/export.json"),
+) -> Exported:
+    """Writes the bundle and the export report; nothing is written unless the graph agrees with PyTorch.
+
+    Raises:
+        ArtefactError: an input is missing or damaged, or the graph does not agree with PyTorch.
+        PlatformError: something cannot be written.
+    """
+    model = load_model(trained)
+    judged = read_json(evaluation, made_by="mtlops evaluate")
+    decided = read_json(decision, made_by="mtlops evaluate")
+    _check_tasks_agree(model, judged, evaluation)
+    trunk = load_trunk(encoder)
+    graph = PairsGraph(trunk, PairModel(trunk, model.model), [model.tensors[t.name] for t in model.tasks])
+    with atomic_folder(out) as folder:
+        logger.info("writing the ONNX graph")
+        num_nodes = write_onnx(graph, folder / "model.onnx", opset=params.export.opset)
+        session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=0)
+        parities = measure(graph, session, num_tasks=len(model.tasks))
+        max_error = check(parities, tolerance=params.export.tolerance)
+        logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
+        _copy_parts(folder, encoder=encoder, trained=trained, model=model)
+        tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
+        texts = _golden_texts(params, prepared, model)
+        golden = golden_logits(session, tokenizer, model.tasks, texts)
+        rows = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
+        write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
+        write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
+        write_manifest(folder, _manifest(params, prepared, model, judged, decided))
+        runtime = Runtime(Bundle.open(folder))
+        payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
+    payload |= {"nodes": num_nodes, "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]}}
+    write_report(report, payload)
+    return Exported(path=out.as_posix(), bundle_id=runtime.bundle_id, max_error=max_error)
+
+
+def _check_tasks_agree(model: TrainedModel, judged: Mapping[str, Any], evaluation: Path) -> None:
+    if [task.name for task in model.tasks] != list(judged["tasks"]):
+        raise ArtefactError(
+            f"{evaluation}: judges tasks {list(judged['tasks'])}, but the model has "
+            f"{[task.name for task in model.tasks]}. Run `mtlops evaluate` again."
+        )
+
+
+def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel) -> None:
+    pairs = [(encoder / name, folder / "trunk" / name) for name in _TRUNK_FILES]
+    for task in model.tasks:
+        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in _TASK_FILES]
+    for source, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _golden_texts(params: Params, prepared: Path, model: TrainedModel) -> list[str]:
+    """The first validation rows of each task, by row id; every text once."""
+    texts: list[str] = []
+    for task in model.tasks:
+        texts += read_split(prepared, task.name, "valid")["text"].to_pylist()[: params.export.golden_rows]
+    return list(dict.fromkeys(texts))
+
+
+def _manifest(
+    params: Params, prepared: Path, model: TrainedModel, judged: Mapping[str, Any], decided: Mapping[str, Any]
+) -> dict[str, Any]:
+    data = read_json(prepared / "manifest.json", made_by="mtlops prepare")
+    return {
+        "suite": params.suite.name,
+        "created": _created(data["data_as_of"]),
+        "code": {"version": __version__, "digest": code_digest()},
+        "data": {"manifest_sha256": sha256_file(prepared / "manifest.json"), "fingerprint": data["fingerprint"]},
+        "parent": None,
+        "sharing": model.model.sharing,
+        "trunk_is_frozen": True,
+        "trunk": model.encoder,
+        "max_tokens": model.max_tokens,
+        "verdict": decided["verdict"],
+        "tasks": {
+            task.name: {
+                "position": position,
+                "kind": task.kind,
+                "classes": list(task.classes),
+                "range": list(task.range) if task.range else None,
+                "columns": [0, task.num_outputs],
+                "pooling": model.model.pooling,
+                "threshold": 0.5 if task.kind in ("binary", "multilabel") else None,
+                "primary": judged["tasks"][task.name]["primary"],
+                "metrics": judged["tasks"][task.name]["metrics"],
+                "verdict": decided["tasks"][task.name]["verdict"],
+            }
+            for position, task in enumerate(model.tasks)
+        },
+        "params": params.model_dump(mode="json"),
+    }
+
+
+def _created(data_as_of: str) -> str:
+    """A time that is the same on every run: SOURCE_DATE_EPOCH where it is set, else the newest date of the data.
+
+    Wall-clock time would make every bundle differ; the registry records when a bundle was published.
+    Source: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch))) if epoch else data_as_of
+
+
+def _report(
+    folder: Path, runtime: Runtime, params: Params, *, parities: list[dict[str, Any]], texts: list[str]
+) -> dict[str, Any]:
+    files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        "schema_version": 1,
+        "parity": {
+            "max_error": max(p["max_error"] for p in parities),
+            "tolerance": params.export.tolerance,
+            "shapes": parities,
+        },
+        "opset": params.export.opset,
+        "files": files,
+        "bytes": sum(files.values()),
+        "latency_ms": {
+            "batch_1": _latency_ms(runtime, texts[:1]),
+            "batch_8": _latency_ms(runtime, (texts * 8)[:8]),
+        },
+    }
+
+
+def _latency_ms(runtime: Runtime, texts: list[str]) -> float:
+    """Median milliseconds from texts to answers of all tasks."""
+    seconds = []
+    for _ in range(_LATENCY_RUNS):
+        started = time.perf_counter()
+        runtime.predict(texts)
+        seconds.append(time.perf_counter() - started)
+    return round(statistics.median(seconds) * 1000, 2)

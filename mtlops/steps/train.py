@@ -1,0 +1,156 @@
+"""train: prepared splits and the encoder in, one adapter and head per task out."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtlops.data.prepared import read_split
+from mtlops.errors import UsageError
+from mtlops.files import atomic_folder, read_json, sha256_file
+from mtlops.model.multitask import Tensors
+from mtlops.model.predictor import Backbone
+from mtlops.model.trained import save_model, save_task
+from mtlops.params import Params
+from mtlops.report import write_report
+from mtlops.tasks import Task
+from mtlops.training.batches import task_seed
+from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.learner import Learner, Rows
+from mtlops.training.loop import Speed, fit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the step made.
+
+    Attributes:
+        path: folder of the trained model.
+        best: best validation value of each task's primary metric.
+        seconds: time in the training loop, without the pass that fills the cache.
+    """
+
+    path: str
+    best: dict[str, float]
+    seconds: float
+
+
+def train(
+    params: Params,
+    *,
+    prepared: Path = Path("data/prepared"),
+    encoder: Path = Path("data/encoder"),
+    out: Path = Path("models/trained"),
+    cache: Path = Path("data/cache"),
+    report: Path = Path("reports/training.json"),
+) -> Trained:
+    """Trains every task of the suite and writes the model folder and the training report.
+
+    Raises:
+        UsageError: params do not fit the encoder, or a loss is not finite.
+        ArtefactError: an input is missing or damaged.
+        PlatformError: something cannot be written.
+    """
+    device = _set_up(params)
+    backbone = Backbone(
+        encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device
+    )
+    _warn_about_no_ops(params, backbone)
+    learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
+    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
+    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    with atomic_folder(out) as folder:
+        for learner in learners.values():
+            save_task(folder, learner.task, learner.in_label_units(learner.best), facts=_facts(learner))
+        save_model(
+            folder, encoder=backbone.facts, model=params.model,
+            max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
+        )  # fmt: skip
+    write_report(report, _report(learners, backbone, speed))
+    checkpoint.remove()
+    best = {name: learner.progress.best_value for name, learner in learners.items()}
+    return Trained(path=str(out), best=best, seconds=round(speed.seconds, 1))
+
+
+def _set_up(params: Params) -> str:
+    """Fixes everything that could make two runs differ; returns the device."""
+    device = params.train.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("params.yaml: train.device: 'cuda', but torch sees no GPU here. Use 'auto' or 'cpu'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(params.train.threads or os.cpu_count() or 1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    logger.info("device=%s threads=%d", device, torch.get_num_threads())
+    return device
+
+
+def _warn_about_no_ops(params: Params, backbone: Backbone) -> None:
+    if params.model.pooling == "cls" and backbone.pairs.cut == len(backbone.pairs.layers) + backbone.pairs.cut - 1:
+        logger.warning(
+            "model.pooling: 'cls' with an adapter in the last layer only loses quality. Use 'mean', or lower "
+            "model.adapter_drop."
+        )
+
+
+def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> Learner:
+    splits = {}
+    for split in ("train", "valid"):
+        table = read_split(prepared, task.name, split)
+        row_ids = table["row_id"].to_pylist()
+        backbone.cache.fill(row_ids, table["text"].to_pylist())
+        splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
+    generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
+    tensors: Tensors = backbone.pairs.init(task, generator)
+    return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
+
+
+def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
+    value = {
+        "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train"}),
+        "data": sha256_file(prepared / "manifest.json"),
+        "encoder": backbone.facts,
+        "device": str(backbone.device),
+    }
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(learner: Learner) -> dict[str, Any]:
+    return {
+        "best_epoch": learner.progress.best_epoch,
+        "label_offset": learner.offset,
+        "label_scale": learner.scale,
+        "parameters": sum(tensor.numel() for tensor in learner.tensors.values()),
+    }
+
+
+def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "device": str(backbone.device),
+        "seconds": round(speed.seconds, 1),
+        "rows_per_second": round(speed.rows / speed.seconds, 1) if speed.rows else 0.0,
+        "parameters": {
+            "trunk": sum(p.numel() for p in backbone.cache.trunk.parameters()),
+            "per_task": {name: _facts(learner)["parameters"] for name, learner in learners.items()},
+        },
+        "cache": {"rows_computed": backbone.cache.rows_computed},
+        "tasks": {
+            name: {
+                "primary": learner.primary,
+                "epochs": learner.progress.epochs,
+                "best_epoch": learner.progress.best_epoch,
+                "best_value": learner.progress.best_value,
+            }
+            for name, learner in learners.items()
+        },
+    }

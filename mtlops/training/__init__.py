@@ -1,0 +1,1 @@
+"""Training of adapters and heads on the frozen trunk."""

@@ -1,0 +1,67 @@
+"""Saving a training run so that it can be killed at any moment and goes on to the same bytes."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mtlops.files import atomic_path
+from mtlops.training.learner import Learner
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the next step to take."""
+
+    epoch: int = 1
+    step: int = 0
+
+
+class Checkpoint:
+    """The one checkpoint of a run.
+
+    Args:
+        folder: where checkpoints lie.
+        run: names everything that the run's result depends on; another run's checkpoint is never read.
+    """
+
+    def __init__(self, folder: Path, *, run: str) -> None:
+        self.path = folder / f"checkpoint-{run[:16]}.safetensors"
+
+    def save(self, learners: Mapping[str, Learner], position: Position) -> None:
+        """Writes the state of all learners in one atomic step."""
+        tensors, progress = {}, {}
+        for task, learner in learners.items():
+            state, progress[task] = learner.state()
+            tensors |= {f"{task}/{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
+        state_text = json.dumps({"position": vars(position), "progress": progress})
+        with atomic_path(self.path) as part:
+            save_file(tensors, part, metadata={"state": state_text})
+
+    def restore(self, learners: Mapping[str, Learner]) -> Position:
+        """Brings learners to the saved state and returns the position; the start when there is none."""
+        if not self.path.exists():
+            return Position()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            logger.warning("%s: damaged checkpoint (%s): training starts anew", self.path, error)
+            return Position()
+        for task, learner in learners.items():
+            mine = {n.removeprefix(f"{task}/"): t for n, t in tensors.items() if n.startswith(f"{task}/")}
+            learner.restore(mine, state["progress"][task])
+        position = Position(**state["position"])
+        logger.info("resumed epoch=%d step=%d from %s", position.epoch, position.step, self.path.name)
+        return position
+
+    def remove(self) -> None:
+        """Removes the checkpoint; call it when the result is safe."""
+        self.path.unlink(missing_ok=True)

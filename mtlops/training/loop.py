@@ -1,0 +1,141 @@
+"""The training loop: mixed-task steps over the cached trunk, one learner per task."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlops.model import multitask
+from mtlops.model.predictor import Backbone
+from mtlops.params import Train
+from mtlops.training.batches import Step, plan_epoch
+from mtlops.training.checkpoint import Checkpoint, Position
+from mtlops.training.learner import Learner
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a run was; rows are (row, task) pairs trained on since the start or the last resume."""
+
+    rows: int
+    seconds: float
+
+
+def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint) -> Speed:
+    """Trains all learners until each has stopped; returns the speed.
+
+    Every row must be in the backbone's cache. Killed and called again with the same checkpoint, it ends with
+    the same bytes as one uninterrupted call.
+
+    Raises:
+        UsageError: a loss is not finite.
+        PlatformError: a checkpoint cannot be written.
+    """
+    position = checkpoint.restore(learners)
+    clock = _Clock(learners, train)
+    for epoch in range(position.epoch, train.epochs + 1):
+        active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
+        if not active:
+            break
+        steps = plan_epoch(_lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size)
+        first = position.step if epoch == position.epoch else 0
+        for number, step in enumerate(steps[first:], start=first + 1):
+            _take(step, active, backbone)
+            clock.tick(step, learners, epoch=epoch)
+            if clock.checkpoint_is_due():
+                checkpoint.save(learners, Position(epoch, number))
+        for learner in active.values():
+            finish_epoch(learner, backbone, epoch=epoch)
+        checkpoint.save(learners, Position(epoch + 1, 0))
+    return Speed(clock.rows, clock.seconds())
+
+
+def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int) -> None:
+    """Scores a learner's validation rows and lets it record the epoch."""
+    logits = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.tensors))
+    learner.finish_epoch(epoch, logits)
+    last = learner.progress.epochs[-1]
+    logger.info(
+        "epoch=%d task=%s train_loss=%.4f valid_%s=%.4f best_epoch=%d%s",
+        epoch, learner.task.name, last["train_loss"], learner.primary, last[learner.primary],
+        learner.progress.best_epoch, " stopped" if learner.progress.stopped else "",
+    )  # fmt: skip
+
+
+def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone) -> None:
+    """One forward and backward pass for the rows of several tasks; each task's optimiser steps on its own loss."""
+    tasks = sorted(step.rows)
+    row_ids = [learners[task].train.row_ids[i] for task in tasks for i in step.rows[task]]
+    counts = [len(step.rows[task]) for task in tasks]
+    bank = multitask.stack([learners[task].tensors for task in tasks])
+    if len(tasks) > 1:
+        position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
+        bank = multitask.pick(bank, position_P)
+    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank)
+    logits = multitask.logits(pooled_PH * _dropout(tasks, counts, learners, backbone), bank)
+    losses = []
+    for task, part in zip(tasks, logits.split(counts), strict=True):
+        learner = learners[task]
+        losses.append(learner.loss(part[:, : learner.task.num_outputs], step.rows[task]))
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    for task in tasks:
+        learners[task].step()
+
+
+def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone) -> Tensor:
+    share, hidden = backbone.pairs.params.head_dropout, backbone.pairs.hidden
+    masks = [learners[task].dropout(count, hidden, share) for task, count in zip(tasks, counts, strict=True)]
+    return torch.cat(masks).to(backbone.device)
+
+
+def _lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, "np.ndarray"]:
+    length = backbone.cache.length
+    return {t: np.array([length(row_id) for row_id in learner.train.row_ids]) for t, learner in learners.items()}
+
+
+class _Clock:
+    """Counts rows, logs the rate and the time left, and says when a checkpoint is due."""
+
+    def __init__(self, learners: Mapping[str, Learner], train: Train) -> None:
+        self._started = self._logged = self._saved = time.monotonic()
+        self._epochs, self._interval = train.epochs, train.checkpoint_seconds
+        self.rows = 0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def tick(self, step: Step, learners: Mapping[str, Learner], *, epoch: int) -> None:
+        self.rows += sum(map(len, step.rows.values()))
+        now = time.monotonic()
+        if now - self._logged < _LOG_SECONDS:
+            return
+        self._logged = now
+        rate = self.rows / self.seconds()
+        left = sum(self._rows_left(learner) for learner in learners.values())
+        logger.info(
+            "epoch=%d/%d rows_per_second=%.0f eta_seconds=%.0f %s",
+            epoch, self._epochs, rate, left / rate, " ".join(_running_loss(learner) for learner in learners.values()),
+        )  # fmt: skip
+
+    def checkpoint_is_due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._saved >= self._interval
+        self._saved = now if due else self._saved
+        return due
+
+    def _rows_left(self, learner: Learner) -> int:
+        done = len(learner.progress.epochs) * len(learner.train.row_ids) + learner.progress.loss_rows
+        return 0 if learner.progress.stopped else self._epochs * len(learner.train.row_ids) - done
+
+
+def _running_loss(learner: Learner) -> str:
+    progress = learner.progress
+    return f"loss.{learner.task.name}={progress.loss_sum / max(progress.loss_rows, 1):.3f}"

@@ -1,0 +1,1 @@
+"""Validation: the promises that params.yaml makes about prepared data, checked with Great Expectations."""

@@ -1,0 +1,190 @@
+"""`python -m pipelines`: compile, run, submit or schedule the training pipeline."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.image import IMAGE
+from mtlops.errors import MtlopsError
+
+_DEFAULT_WORKSPACE = Path("runs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code, the same codes as `mtlops`."""
+    try:
+        options = _parser().parse_args(arguments)
+        options.command(options)
+    except MtlopsError as error:
+        for line in str(error).splitlines():
+            print(f"pipelines: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("pipelines: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="The training pipeline for Kubeflow.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_compile(commands)
+    _add_run(commands)
+    _add_submit(commands)
+    _add_schedule(commands)
+    return parser
+
+
+def _add_compile(commands: Any) -> None:
+    summary = "write the pipeline as YAML, for the image in MTLOPS_IMAGE (and MTLOPS_ACCELERATOR)"
+    command = commands.add_parser("compile", help=summary, description=summary)
+    command.set_defaults(command=_compile)
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: pipelines/compiled/training.yaml")
+    command.add_argument("--check", action="store_true", help="write nothing; exit 4 when the file is out of date")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from pipelines.compiling import COMPILED, check_compiled, write_compiled
+
+    path = options.out or COMPILED
+    if options.check:
+        check_compiled(_compiled_text(), path=path)
+        return
+    write_compiled(_compiled_text(), path=path)
+    print(path)
+
+
+def _compiled_text() -> str:
+    from pipelines.compiling import compile_text
+
+    return compile_text(os.environ.get("MTLOPS_IMAGE", IMAGE), accelerator=os.environ.get("MTLOPS_ACCELERATOR", ""))
+
+
+def _add_request(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
+    )
+    command.add_argument("--tasks", default="", metavar="A,B", help="act as if the suite had only these tasks")
+    command.add_argument("--reason", default="", help="why it is run; recorded with the run and the bundle")
+    command.add_argument("--data-repo", default="", metavar="URL", help="git/DVC repository that holds your data files")
+    command.add_argument("--data-rev", default="", metavar="REV", help="its branch, tag or commit")
+
+
+def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
+    from pipelines.requests import read_request
+
+    return read_request(
+        options.params,
+        overrides=options.overrides,
+        tasks=[name.strip() for name in options.tasks.split(",") if name.strip()],
+        reason=options.reason,
+        data_repo=data_repo,
+        data_rev=options.data_rev,
+    )
+
+
+def _add_run(commands: Any) -> None:
+    summary = "run the compiled pipeline on this machine, without a cluster or containers"
+    command = commands.add_parser("run", help=summary, description=summary)
+    command.set_defaults(command=_run)
+    _add_request(command)
+    command.add_argument("--out", type=Path, default=Path("models/candidate"), metavar="DIR", help="gets the bundle")
+    command.add_argument("--workspace", type=Path, default=_DEFAULT_WORKSPACE, metavar="DIR", help="outputs and logs")
+    command.add_argument("--pipeline", type=Path, metavar="FILE", help="default: pipelines/compiled/training.yaml")
+    command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from pipelines.compiling import COMPILED
+    from pipelines.local import copy_bundle, run_pipeline, table
+
+    request = _request(options, data_repo=options.data_repo or str(options.params.resolve().parent))
+    # Downloads and the trunk cache are shared with `mtlops` and DVC; both are checked by hash on every use.
+    os.environ.setdefault("MTLOPS_WORK", str(Path("data").resolve()))
+    run = run_pipeline(
+        options.pipeline or COMPILED,
+        request.arguments(),
+        workspace=options.workspace,
+        echo=None if options.quiet else sys.stderr,
+    )
+    copy_bundle(run, options.out)
+    if options.json:
+        tasks = [vars(task) for task in run.tasks]
+        print(json.dumps({"verdict": run.outputs["verdict"], "bundle": str(options.out), "tasks": tasks}))
+        return
+    print(table(run))
+    print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="", metavar="URL", help="Kubeflow Pipelines endpoint (or KFP_ENDPOINT)")
+    command.add_argument("--namespace", default="", help="for a multi-user Kubeflow")
+    command.add_argument("--experiment", default="mtlops", help="experiment that groups the runs")
+
+
+def _cluster(options: argparse.Namespace) -> Any:
+    from pipelines.cluster import Cluster
+
+    return Cluster.connect(
+        options.host or os.environ.get("KFP_ENDPOINT", ""),
+        token=os.environ.get("KFP_TOKEN", ""),
+        namespace=options.namespace,
+    )
+
+
+def _add_submit(commands: Any) -> None:
+    summary = "compile, upload and run the pipeline on a cluster"
+    command = commands.add_parser("submit", help=summary, description=summary)
+    command.set_defaults(command=_submit)
+    _add_cluster(command)
+    _add_request(command)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    text = _compiled_text()
+    request = _request(options, data_repo=options.data_repo)
+    cluster = _cluster(options)
+    version = cluster.upload(text)
+    run_id = cluster.start(version, request.arguments(), experiment=options.experiment, name=_run_name(request))
+    print(run_id)
+
+
+def _run_name(request: Any) -> str:
+    return f"training {request.tasks or 'all tasks'} {request.code_digest[:8]}"
+
+
+def _add_schedule(commands: Any) -> None:
+    summary = "run the pipeline on a cluster again and again; replaces the schedule of the same name"
+    command = commands.add_parser("schedule", help=summary, description=summary)
+    command.set_defaults(command=_schedule)
+    command.add_argument(
+        "--cron", required=True, metavar="'S M H DAY MONTH WEEKDAY'", help="six fields in UTC, seconds first"
+    )
+    command.add_argument("--name", default="mtlops-training", help="name of the schedule")
+    _add_cluster(command)
+    _add_request(command)
+
+
+def _schedule(options: argparse.Namespace) -> None:
+    from pipelines.cluster import check_cron
+    from pipelines.compiling import without_cached_data
+
+    check_cron(options.cron)
+    text = _compiled_text()
+    request = _request(options, data_repo=options.data_repo)
+    cluster = _cluster(options)
+    version = cluster.upload(without_cached_data(text) if options.data_repo else text)
+    schedule_id = cluster.schedule(
+        version, request.arguments(), experiment=options.experiment, name=options.name, cron=options.cron
+    )
+    print(schedule_id)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

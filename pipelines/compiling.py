@@ -1,0 +1,64 @@
+"""Pipelines as the YAML that Kubeflow reads."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import yaml
+from kfp import compiler
+
+from mtlops.errors import ArtefactError, UsageError
+from mtlops.files import write_text
+from pipelines.training import training_pipeline
+
+COMPILED = Path("pipelines/compiled/training.yaml")
+"""The committed pipeline, compiled for the default image."""
+
+
+def compile_text(image: str, *, accelerator: str = "") -> str:
+    """Returns the compiled training pipeline: the same arguments give the same text, in ASCII.
+
+    Raises:
+        UsageError: `image` has no fixed tag or digest.
+    """
+    _refuse_moving_image(image)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "training.yaml"
+        compiler.Compiler().compile(training_pipeline(image, accelerator=accelerator), str(path))
+        text = path.read_text(encoding="utf-8")
+    if not text.isascii():
+        raise UsageError("the compiled pipeline is not ASCII, and Kubeflow may not store it: find the character.")
+    return text
+
+
+def write_compiled(text: str, *, path: Path = COMPILED) -> None:
+    """Writes a compiled pipeline in one atomic step."""
+    write_text(path, text)
+
+
+def check_compiled(text: str, *, path: Path = COMPILED) -> None:
+    """Does nothing when the file holds `text`.
+
+    Raises:
+        ArtefactError: it is missing or holds something else.
+    """
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        raise ArtefactError(f"{path}: is not what the code compiles to. Run `python -m pipelines compile`.")
+
+
+def _refuse_moving_image(image: str) -> None:
+    """A tag that moves would let one cache key stand for several codes."""
+    if re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image):
+        return
+    tag = re.fullmatch(r"\S*?[^\s:/]+:([\w][\w.-]{0,127})", image)
+    if not tag or tag[1] == "latest":
+        raise UsageError(
+            f"MTLOPS_IMAGE: {image!r} has no fixed version. Give name:version (not latest) or name@sha256:..."
+        )
+
+
+def without_cached_data(text: str) -> str:
+    """Returns a compiled pipeline whose `prepare` always runs: what a schedule on a moving branch needs."""
+    documents = list(yaml.safe_load_all(text))
+    documents[0]["root"]["dag"]["tasks"]["prepare"]["cachingOptions"] = {}
+    return yaml.safe_dump_all(documents, sort_keys=True)

@@ -1,0 +1,122 @@
+"""The values of a run's parameters, from what a user says on the command line."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from mtlops.bundle import code_digest
+from mtlops.catalog import DATASETS, ENCODERS
+from mtlops.errors import PlatformError, UsageError
+from mtlops.files import sha256_file
+from mtlops.params import Params, read_params
+
+LONGEST_PARAMETER = 10_000
+"""Bytes; Kubeflow refuses longer parameters."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Parameters of the training pipeline; the fields are its inputs.
+
+    Attributes:
+        params: params.yaml as text, with overrides applied.
+        tasks: comma list of tasks; empty for all.
+        reason: why the run is started.
+        data_repo: folder or git/DVC repository with the user's files.
+        data_rev: revision of that repository.
+        data_md5: digest of the user's files; empty when there are none.
+        code_digest: digest of the library's code.
+    """
+
+    params: str
+    tasks: str
+    reason: str
+    data_repo: str
+    data_rev: str
+    data_md5: str
+    code_digest: str
+
+    def arguments(self) -> dict[str, str]:
+        """Returns the pipeline's arguments by name."""
+        return asdict(self)
+
+
+def read_request(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    reason: str = "",
+    data_repo: str = "",
+    data_rev: str = "",
+) -> Request:
+    """Returns a run's parameters; what the pipeline would refuse is refused here.
+
+    Raises:
+        UsageError: the params or tasks are wrong, or too long for Kubeflow.
+        PlatformError: the data repository cannot be read.
+    """
+    params = read_params(path, overrides=overrides)
+    chosen = params.only(tasks) if tasks else params
+    text = yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=120)
+    if len(text.encode()) > LONGEST_PARAMETER:
+        raise UsageError(
+            f"{path}: {len(text.encode())} bytes are more than the {LONGEST_PARAMETER} that Kubeflow takes in a "
+            f"parameter. Make it shorter, or run fewer tasks from a file of their own."
+        )
+    return Request(
+        params=text,
+        tasks=",".join(tasks),
+        reason=reason,
+        data_repo=data_repo,
+        data_rev=data_rev,
+        data_md5=_data_md5(_own_files(chosen), repository=data_repo, revision=data_rev),
+        code_digest=code_digest(),
+    )
+
+
+def _own_files(params: Params) -> list[str]:
+    sources = {spec.source for spec in params.suite.tasks.values()} - set(DATASETS)
+    return sorted(sources | ({params.encoder.source} - set(ENCODERS)))
+
+
+def _data_md5(files: Sequence[str], *, repository: str, revision: str) -> str:
+    """One digest over the names and contents of `files`; a DVC repository knows them without a download."""
+    if not files:
+        return ""
+    if revision or "://" in repository:
+        contents = _repository_digests(files, repository=repository, revision=revision)
+    else:
+        contents = [_folder_digest(Path(repository or ".") / name) for name in files]
+    lines = "".join(f"{name}\0{content}\n" for name, content in zip(files, contents, strict=True))
+    return hashlib.md5(lines.encode(), usedforsecurity=False).hexdigest()
+
+
+def _folder_digest(path: Path) -> str:
+    """A file that is missing has no digest; `prepare` says that it is missing."""
+    if path.is_dir():
+        return ",".join(f"{p.relative_to(path)}={sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file())
+    return sha256_file(path) if path.is_file() else ""
+
+
+def _repository_digests(files: Sequence[str], *, repository: str, revision: str) -> list[str]:
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    try:
+        system = DVCFileSystem(repository, rev=revision or None)
+        return [system.info(name).get("md5") or _read_digest(system, name) for name in files]
+    except (DvcException, SCMError, OSError) as error:
+        raise PlatformError(
+            f"{repository}@{revision or 'HEAD'}: {files[0]} and its siblings cannot be read ({error}). "
+            f"Check --data-repo and --data-rev."
+        ) from error
+
+
+def _read_digest(system: object, name: str) -> str:
+    content: bytes = system.cat_file(name)  # type: ignore[attr-defined]
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,78 @@
+"""The cache changes nothing: not with its fill order, not when it is damaged, not when it is missing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlops.data.tokenisation import Tokenizer, pad
+from mtlops.model.encoders import load_trunk
+from mtlops.model.trunk_cache import TrunkCache
+from tests.tiny_encoder import WORDS, write_encoder
+
+TEXTS = [" ".join(WORDS[(i * 7 + j) % len(WORDS)] for j in range(1 + i % 19)) for i in range(60)]
+ROW_IDS = [f"row{i}" for i in range(len(TEXTS))]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"), hidden=32)
+
+
+def _cache(encoder: Path, folder: Path) -> TrunkCache:
+    tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=16)
+    return TrunkCache(folder, trunk=load_trunk(encoder), tokenizer=tokenizer, identity="x", cut=1)
+
+
+def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
+    cache = _cache(encoder, tmp_path)
+    cache.fill(ROW_IDS, TEXTS)
+    values, mask = cache.batch(ROW_IDS[:5])
+    ids, expected_mask = map(torch.from_numpy, pad(Tokenizer(encoder / "tokenizer.json", max_tokens=16).ids(TEXTS[:5])))
+    expected = load_trunk(encoder)(ids, expected_mask, depth=1)
+    assert torch.equal(mask, expected_mask)
+    assert torch.allclose(values[mask.bool()], expected[mask.bool()], atol=1e-5)
+
+
+def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: Path) -> None:
+    at_once, in_parts = _cache(encoder, tmp_path / "a"), _cache(encoder, tmp_path / "b")
+    at_once.fill(ROW_IDS, TEXTS)
+    for i in (17, 3, 40):
+        in_parts.fill([ROW_IDS[i]], [TEXTS[i]])
+    in_parts.fill(ROW_IDS[::-1], TEXTS[::-1])
+    assert torch.equal(at_once.batch(ROW_IDS)[0], in_parts.batch(ROW_IDS)[0])
+
+
+def test_rows_are_computed_once_and_found_again(encoder: Path, tmp_path: Path) -> None:
+    first = _cache(encoder, tmp_path)
+    first.fill(ROW_IDS, TEXTS)
+    again = _cache(encoder, tmp_path)
+    again.fill([*ROW_IDS, "new"], [*TEXTS, "a very good film"])
+    assert first.rows_computed == len(ROW_IDS) and again.rows_computed == 1
+    assert torch.equal(first.batch(ROW_IDS)[0], again.batch(ROW_IDS)[0])
+
+
+def test_damaged_shard_is_removed_and_computed_again(
+    encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = _cache(encoder, tmp_path)
+    first.fill(ROW_IDS, TEXTS)
+    expected = first.batch(ROW_IDS)[0].clone()
+    (shard,) = tmp_path.rglob("*.f32")
+    raw = bytearray(shard.read_bytes())
+    raw[100] ^= 1
+    shard.write_bytes(raw)
+    again = _cache(encoder, tmp_path)
+    again.fill(ROW_IDS, TEXTS)
+    assert "damaged cache shard" in caplog.text and again.rows_computed == len(ROW_IDS)
+    assert torch.equal(again.batch(ROW_IDS)[0], expected)
+
+
+def test_values_without_index_do_not_count(encoder: Path, tmp_path: Path) -> None:
+    first = _cache(encoder, tmp_path)
+    first.fill(ROW_IDS, TEXTS)
+    (index,) = first.folder.glob("*.json")
+    index.unlink()
+    again = _cache(encoder, tmp_path)
+    again.fill(ROW_IDS, TEXTS)
+    assert again.rows_computed == len(ROW_IDS)

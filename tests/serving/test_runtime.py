@@ -1,0 +1,99 @@
+"""Answers from ONNX Runtime: the trained model's answers, in any mixture, and no torch."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mtlops.bundle import Bundle, write_manifest
+from mtlops.data.prepared import read_split
+from mtlops.decoding import decode
+from mtlops.errors import ArtefactError, UsageError
+from mtlops.files import read_json, write_json
+from mtlops.model.predictor import Predictor
+from mtlops.serving.runtime import Runtime, describe
+from tests.tiny_suite import Workspace
+
+TEXTS = ["the film was very good", "phone", "the goal and the team and the coach", "law " * 50]
+
+
+@pytest.fixture(scope="module")
+def runtime(finished: Workspace) -> Runtime:
+    return Runtime(Bundle.open(finished.bundle))
+
+
+def test_answers_are_the_trained_model_s(finished: Workspace, runtime: Runtime) -> None:
+    predictor = Predictor(finished.root / "models/trained", **finished.paths("encoder", "cache"))
+    for task in runtime.tasks:
+        test = read_split(finished.root / "data/prepared", task.name, "test")
+        texts, row_ids = test["text"].to_pylist(), test["row_id"].to_pylist()
+        expected = decode(task, predictor.logits(texts, row_ids, task.name))
+        answers = runtime.predict(texts)[task.name]
+        for ours, theirs in ((answers.probabilities, expected.probabilities), (answers.values, expected.values)):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_subset_of_tasks_answers_the_same(runtime: Runtime) -> None:
+    every, some = runtime.predict(TEXTS), runtime.predict(TEXTS, tasks=["topic", "mood"])
+    assert set(some) == {"topic", "mood"}
+    for task in some:
+        assert np.allclose(some[task].probabilities, every[task].probabilities, atol=1e-5)
+
+
+def test_a_text_s_answer_does_not_depend_on_its_batch(runtime: Runtime) -> None:
+    together = runtime.predict(TEXTS)["topic"].probabilities
+    alone = [runtime.predict([text])["topic"].probabilities[0] for text in TEXTS]
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_empty_text_is_a_text(runtime: Runtime) -> None:
+    assert describe(runtime.tasks, runtime.predict([""]), [""])[0]["tasks"]["mood"]["label"] in ("bad", "good")
+
+
+def test_wrong_requests_say_what_there_is(runtime: Runtime) -> None:
+    with pytest.raises(UsageError, match="no task 'topics' in this bundle. Did you mean 'topic'"):
+        runtime.predict(TEXTS, tasks=["topics"])
+    with pytest.raises(UsageError, match="no text to predict from"):
+        runtime.predict([])
+    with pytest.raises(UsageError, match="execution provider 'CudaExecutionProvider' is not installed"):
+        Runtime(runtime.bundle, provider="CudaExecutionProvider")
+
+
+def test_golden_outputs_are_checked_at_load(finished: Workspace, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished.bundle, tmp_path / "bundle"))
+    golden = read_json(copy / "golden.json", made_by="")
+    golden["rows"][1]["logits"]["stars"][0] += 0.01
+    write_json(copy / "golden.json", golden)
+    manifest = read_json(copy / "manifest.json", made_by="")
+    write_manifest(copy, {k: v for k, v in manifest.items() if k not in ("schema_version", "files")})
+    with pytest.raises(ArtefactError, match="task stars: a logit differs by 0.01"):
+        Runtime(Bundle.open(copy))
+
+
+def test_graph_is_the_contract_and_tells_nothing_of_this_machine(finished: Workspace) -> None:
+    model = onnx.load(finished.bundle / "model.onnx")
+    shapes = {
+        value.name: [d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in [*model.graph.input, *model.graph.output]
+    }
+    assert shapes["input_ids"] == shapes["attention_mask"] == ["rows", "tokens"]
+    assert shapes["pair_row"] == shapes["pair_task"] == ["pairs"]
+    assert list(shapes) == ["input_ids", "attention_mask", "pair_row", "pair_task", "logits"]
+    text = (finished.bundle / "model.onnx").read_bytes()
+    assert b".py" not in text and str(Path.home()).encode() not in text and b"site-packages" not in text
+
+
+def test_predict_does_not_import_torch(finished: Workspace) -> None:
+    code = (
+        "import sys; from mtlops.cli import main;"
+        f"assert main(['predict', 'a film', '--bundle', {str(finished.bundle)!r}]) == 0;"
+        "heavy = {'torch', 'transformers', 'great_expectations', 'kfp', 'dvc', 'onnx', 'sklearn', 'scipy', 'pandas'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

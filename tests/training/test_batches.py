@@ -1,0 +1,49 @@
+"""Every row once an epoch, and each task's path independent of the other tasks."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlops.training.batches import plan_epoch
+
+_LENGTHS = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.lists(st.integers(2, 64), min_size=1, max_size=200), min_size=1
+)
+
+
+def _arrays(lengths: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    return {task: np.array(values) for task, values in lengths.items()}
+
+
+@given(_LENGTHS, st.integers(1, 40), st.integers(1, 5))
+def test_every_row_exactly_once(lengths: dict[str, list[int]], size: int, epoch: int) -> None:
+    steps = plan_epoch(_arrays(lengths), epoch=epoch, seed=0, batch_size=size)
+    for task, values in lengths.items():
+        seen = np.concatenate([step.rows[task] for step in steps if task in step.rows])
+        assert sorted(seen.tolist()) == list(range(len(values)))
+        assert all(len(step.rows[task]) <= size for step in steps if task in step.rows)
+
+
+@given(_LENGTHS, st.integers(1, 40))
+def test_a_task_s_batches_do_not_depend_on_other_tasks(lengths: dict[str, list[int]], size: int) -> None:
+    together = plan_epoch(_arrays(lengths), epoch=1, seed=0, batch_size=size)
+    for task in lengths:
+        alone = plan_epoch(_arrays({task: lengths[task]}), epoch=1, seed=0, batch_size=size)
+        assert [s.rows[task].tolist() for s in together if task in s.rows] == [s.rows[task].tolist() for s in alone]
+
+
+def test_epochs_and_seeds_give_other_orders() -> None:
+    lengths = {"a": np.full(100, 10)}
+
+    def order(epoch: int, seed: int) -> list[int]:
+        return np.concatenate(
+            [s.rows["a"] for s in plan_epoch(lengths, epoch=epoch, seed=seed, batch_size=8)]
+        ).tolist()
+
+    assert order(1, 0) == order(1, 0) and order(1, 0) != order(2, 0) and order(1, 0) != order(1, 1)
+
+
+def test_similar_lengths_share_a_step_and_others_do_not() -> None:
+    lengths = {"short": np.full(8, 10), "same": np.full(8, 11), "long": np.full(8, 60)}
+    steps = plan_epoch(lengths, epoch=1, seed=0, batch_size=8)
+    assert [set(step.rows) for step in steps] == [{"short", "same"}, {"long"}]

@@ -1,0 +1,137 @@
+"""Training learns, touches only its own task, and survives being stopped at any step."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtlops.errors import UsageError
+from mtlops.model.predictor import Backbone
+from mtlops.params import Model, Train
+from mtlops.tasks import Task
+from mtlops.training import loop
+from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.learner import Learner, Rows
+from tests.tiny_encoder import WORDS, write_prepared_encoder
+
+TASKS = {
+    "tone": Task("tone", "binary", ("bad", "good")),
+    "length": Task("length", "regression"),
+    "rank": Task("rank", "ordinal", ("short", "middle", "long")),
+    "words": Task("words", "multilabel", ("film", "phone")),
+}
+TRAIN = Train(epochs=4, batch_size=8, learning_rate=0.02, checkpoint_seconds=1e-9, threads=1)
+
+
+class _Killed(BaseException):
+    """Stands for the process being killed."""
+
+
+def _texts() -> list[str]:
+    random = np.random.default_rng(0)
+    return [" ".join(random.choice(WORDS, size=random.integers(2, 14))) for _ in range(64)]
+
+
+def _labels(text: str) -> dict[str, object]:
+    words = text.split()
+    return {
+        "tone": "good" if words[0] < "i" else "bad",
+        "length": float(len(words)),
+        "rank": ["short", "middle", "long"][min(2, len(words) // 5)],
+        "words": [w for w in ("film", "phone") if w in words],
+    }
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tmp_path_factory.mktemp("b")
+    encoder = write_prepared_encoder(folder / "encoder", hidden=32)
+    made = Backbone(encoder, cache=folder / "cache", model=Model(adapter_drop=1, bottleneck=8), max_tokens=16)
+    made.cache.fill([f"r{i}" for i in range(64)], _texts())
+    return made
+
+
+def _learners(backbone: Backbone, names: tuple[str, ...] = tuple(TASKS), train: Train = TRAIN) -> dict[str, Learner]:
+    texts = _texts()
+    learners = {}
+    for name in names:
+        labels = TASKS[name].encode([_labels(text)[name] for text in texts])
+        rows = [Rows([f"r{i}" for i in part], labels[part.start : part.stop]) for part in (range(48), range(48, 64))]
+        tensors = backbone.pairs.init(TASKS[name], torch.Generator().manual_seed(0))
+        learners[name] = Learner(
+            TASKS[name], tensors, train=rows[0], valid=rows[1], params=train, device=torch.device("cpu")
+        )
+    return learners
+
+
+def _fit(backbone: Backbone, folder: Path, learners: dict[str, Learner], train: Train = TRAIN) -> dict[str, Learner]:
+    loop.fit(learners, backbone, train=train, checkpoint=Checkpoint(folder, run="r"))
+    return learners
+
+
+def test_every_kind_learns(backbone: Backbone, tmp_path: Path) -> None:
+    for learner in _fit(backbone, tmp_path, _learners(backbone)).values():
+        losses = [epoch["train_loss"] for epoch in learner.progress.epochs]
+        assert losses[-1] < losses[0], learner.task.name
+
+
+@pytest.mark.parametrize("kill_at", [1, 5, 7, 13])
+def test_killed_and_resumed_ends_with_the_same_bits(
+    backbone: Backbone, tmp_path: Path, kill_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = _fit(backbone, tmp_path / "whole", _learners(backbone))
+
+    class KilledAt(Checkpoint):
+        saves = 0
+
+        def save(self, *arguments: object) -> None:
+            super().save(*arguments)
+            KilledAt.saves += 1
+            if KilledAt.saves == kill_at:
+                raise _Killed
+
+    with pytest.raises(_Killed):
+        loop.fit(_learners(backbone), backbone, train=TRAIN, checkpoint=KilledAt(tmp_path / "cut", run="r"))
+    resumed = _fit(backbone, tmp_path / "cut", _learners(backbone))
+    for name in TASKS:
+        assert resumed[name].progress == whole[name].progress
+        for key, tensor in whole[name].best.items():
+            assert torch.equal(resumed[name].best[key], tensor), (name, key)
+
+
+def test_a_task_trained_alone_takes_the_same_path(backbone: Backbone, tmp_path: Path) -> None:
+    together = _fit(backbone, tmp_path / "a", _learners(backbone))["tone"]
+    alone = _fit(backbone, tmp_path / "b", _learners(backbone, ("tone",)))["tone"]
+    for name, tensor in together.tensors.items():
+        assert torch.allclose(alone.tensors[name], tensor, atol=1e-4), name
+
+
+def test_best_epoch_is_kept_and_patience_stops(backbone: Backbone, tmp_path: Path) -> None:
+    train = TRAIN.model_copy(update={"epochs": 30, "patience": 2})
+    learner = _fit(backbone, tmp_path, _learners(backbone, ("tone",), train), train)["tone"]
+    values = [epoch[learner.primary] for epoch in learner.progress.epochs]
+    best = learner.progress.best_epoch
+    assert learner.progress.stopped and len(values) == best + 2
+    assert values[best - 1] == max(values) == learner.progress.best_value
+
+
+def test_regression_is_answered_in_label_units(backbone: Backbone, tmp_path: Path) -> None:
+    train = TRAIN.model_copy(update={"epochs": 12, "patience": 12})
+    learner = _fit(backbone, tmp_path, _learners(backbone, ("length",), train), train)["length"]
+    answers = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.best))[:, 0]
+    assert abs(answers.mean() - learner.valid.labels.mean()) < 1.5
+
+
+def test_infinite_loss_names_task_and_row(backbone: Backbone, tmp_path: Path) -> None:
+    learners = _learners(backbone, ("tone",))
+    with torch.no_grad():
+        learners["tone"].tensors["head.weight"].fill_(float("nan"))
+    with pytest.raises(UsageError, match="task tone: the loss is not finite at its step 1 .first row r"):
+        _fit(backbone, tmp_path, learners)
+
+
+def test_damaged_checkpoint_starts_anew(backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "checkpoint-r.safetensors").write_bytes(b"half a file")
+    assert _fit(backbone, tmp_path, _learners(backbone, ("tone",)))["tone"].progress.epochs
+    assert "damaged checkpoint" in caplog.text
