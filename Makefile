@@ -62,7 +62,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 		rm -rf .venv; fi
 	@rm -f $@
 	@[ -e .venv ] || $(PYTHON) -m venv .venv
-	@echo "make: installing into .venv for $(EXTRA) (1.6 GB, some minutes the first time)" >&2
+	@echo "make: installing into .venv for $(EXTRA) (about 2 GB, some minutes the first time)" >&2
 	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(shell grep '^torch==' constraints.txt)
 	@$(PIP) --constraint constraints.txt --editable '.[$(EXTRA),train,pipelines,dev]'
 	@echo "$(CURDIR)" > $@

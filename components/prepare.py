@@ -25,7 +25,7 @@ def prepare(
         encoder: folder of the pretrained encoder.
         params: text of params.yaml.
         tasks: comma list of the tasks to act on; empty for all.
-        data_repo: where files named in params lie: a folder, or with `data_rev` or as a URL a git/DVC repository.
+        data_repo: where files named in params lie: a folder; or, with `data_rev` or an address, a git/DVC repository.
         data_rev: branch, tag or commit of `data_repo`.
         data_md5: content of the user's files; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
@@ -45,7 +45,7 @@ def prepare(
     suite = parse_params(params, where="params")
     suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
     base = Path(data_repo or ".")
-    if data_rev or "://" in data_repo:
+    if data_rev or not base.is_dir():
         from dvc.api import DVCFileSystem
 
         base = Path(tempfile.mkdtemp())

@@ -101,19 +101,23 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SHARING: Mapping[str, Entry] = MappingProxyType({
-    "adapters": Entry("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
-})
+SHARING: Mapping[str, Entry] = MappingProxyType(
+    {
+        "adapters": Entry("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
+    }
+)
 
 ADAPTERS: Mapping[str, Entry] = MappingProxyType({
     "pfeiffer": Entry("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
                       "mtlops.model.adapters.pfeiffer:Pfeiffer"),
 })  # fmt: skip
 
-POOLINGS: Mapping[str, Entry] = MappingProxyType({
-    "cls": Entry("the first token's vector; makes the last layer almost free", "mtlops.model.pooling:cls"),
-    "mean": Entry("the mean over the text's tokens", "mtlops.model.pooling:mean"),
-})
+POOLINGS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "cls": Entry("the first token's vector; makes the last layer almost free", "mtlops.model.pooling:cls"),
+        "mean": Entry("the mean over the text's tokens", "mtlops.model.pooling:mean"),
+    }
+)
 
 ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType({
     "all-minilm-l6-v2": EncoderEntry(

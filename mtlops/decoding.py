@@ -35,8 +35,8 @@ def decode(task: Task, logits: NDArray[np.float32]) -> Outputs:
         lowest, highest = task.range or (-np.inf, np.inf)
         return Outputs(values=np.clip(logits[:, 0], lowest, highest).astype(np.float32))
     if task.kind == "multilabel":
-        probabilities = 1.0 / (1.0 + np.exp(-logits))
-        return Outputs(probabilities=probabilities, labels=probabilities >= 0.5)
+        shares: NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        return Outputs(probabilities=shares, labels=shares >= 0.5)
     probabilities = softmax(logits)
     if task.kind == "ordinal":
         labels = (np.cumsum(probabilities, axis=1) < 0.5).sum(axis=1).clip(max=len(task.classes) - 1)

@@ -1,16 +1,20 @@
 """Writing files so that a reader never sees half of one, and naming their content by hash."""
 
+import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mtlops.errors import ArtefactError, PlatformError
+
+_numbers = itertools.count()
 
 
 @contextmanager
@@ -21,10 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(descriptor)
-        part = Path(name)
+        part = _new_part(path)
         try:
             yield part
             part.chmod(0o644)
@@ -45,12 +46,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        part = _new_part(path)
         old = path.parent / f".{path.name}.old"
         try:
+            part.mkdir()
             yield part
-            part.chmod(0o755)
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 path.replace(old)
@@ -122,6 +122,26 @@ def sha256_tree(folder: Path, *, keep: Callable[[Path], bool] = lambda _: True) 
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and keep(p)):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _new_part(path: Path) -> Path:
+    """A free name beside `path` that says which process writes; what killed processes of this host left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(start)}*.part"):
+        if not _is_running(int(left.name.removeprefix(start).split("-")[0])):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.parent / f"{start}{os.getpid()}-{next(_numbers)}.part"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _sync(path: Path) -> None:

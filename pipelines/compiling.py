@@ -50,7 +50,7 @@ def _refuse_moving_image(image: str) -> None:
     """A tag that moves would let one cache key stand for several codes."""
     if re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image):
         return
-    tag = re.fullmatch(r"\S*?[^\s:/]+:([\w][\w.-]{0,127})", image)
+    tag = re.fullmatch(r"[^\s@]*?[^\s@:/]+:(\w[\w.-]{0,127})", image)
     if not tag or tag[1] == "latest":
         raise UsageError(
             f"MTLOPS_IMAGE: {image!r} has no fixed version. Give name:version (not latest) or name@sha256:..."

@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -125,8 +126,8 @@ def run_pipeline(compiled: Path, arguments: Mapping[str, str], *, workspace: Pat
     """
     if not compiled.is_file():
         raise ArtefactError(f"{compiled}: not found. Run `python -m pipelines compile` first.")
-    folder = workspace.resolve() / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=workspace.resolve()))
     log = folder / "log.txt"
     pipeline = components.load_component_from_file(str(compiled))
     with log.open("w", encoding="utf-8") as file:

@@ -87,7 +87,7 @@ def _data_md5(files: Sequence[str], *, repository: str, revision: str) -> str:
     """One digest over the names and contents of `files`; a DVC repository knows them without a download."""
     if not files:
         return ""
-    if revision or "://" in repository:
+    if revision or not Path(repository or ".").is_dir():
         contents = _repository_digests(files, repository=repository, revision=revision)
     else:
         contents = [_folder_digest(Path(repository or ".") / name) for name in files]

@@ -19,13 +19,16 @@ class Clone:
 
     Attributes:
         folder: where it lies; `.venv` there is the environment that runs the tests.
+        library: folder from which mtlops is imported; `folder` itself when None.
     """
 
     folder: Path
+    library: Path | None = None
 
     def run(self, *command: str, code: int | None = 0) -> str:
         """Runs a command in the clone and returns what it printed; `code` is the exit code that it must have."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder), "PATH": f".venv/bin:{os.environ['PATH']}"}
+        path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+        environment = os.environ | {"PYTHONPATH": str(self.library or self.folder), "PATH": path}
         done = subprocess.run(
             command, cwd=self.folder, env=environment, check=False, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -33,6 +36,12 @@ class Clone:
         if code is not None:
             assert done.returncode == code, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout[-4000:]}"
         return done.stdout
+
+    def commit(self, message: str) -> None:
+        """Commits everything."""
+        self.run("git", "add", "--all")
+        author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        self.run("git", *author, "commit", "--quiet", "--message", message)
 
 
 def repository_files() -> list[str]:
@@ -57,18 +66,10 @@ def make_clone(folder: Path) -> Clone:
     write_encoder(folder / "data/sources/encoder")
     (folder / "dvc.lock").unlink(missing_ok=True)
     (folder / ".venv").symlink_to(sys.prefix)
-    (folder / "installed").write_text(f"{folder}\n", encoding="utf-8")
     clone = Clone(folder)
     clone.run("git", "init", "--quiet", "--initial-branch=main")
-    commit(clone, "start")
+    clone.commit("start")
     return clone
-
-
-def commit(clone: Clone, message: str) -> None:
-    """Commits everything in the clone."""
-    clone.run("git", "add", "--all")
-    author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    clone.run("git", *author, "commit", "--quiet", "--message", message)
 
 
 def set_value(path: Path, old: str, new: str) -> None:

@@ -32,7 +32,7 @@ def test_options_are_the_step_s_path_arguments(name: str) -> None:
         (["train", "--tasks", "mod"], 2, "--tasks: no task 'mod'. Did you mean 'mood'?"),
         (["train", "--set", "train.device=cuda"], 2, "train.device: 'cuda', but torch sees no GPU here."),
         (["train"], 4, "data/encoder/encoder.json: not found. Run `mtlops prepare` first."),
-        (["evaluate"], 4, "Run `mtlops prepare` first."),
+        (["evaluate"], 4, "models/trained/model.json: not found. Run `mtlops train` first."),
         (["export"], 4, "models/trained/model.json: not found. Run `mtlops train` first."),
         (["predict", "x"], 4, "models/candidate/manifest.json: not found. Run `mtlops export` first."),
         (["diff", "a", "b"], 4, "a/manifest.json: not found."),
@@ -88,14 +88,14 @@ def test_verdict_becomes_an_exit_code_only_when_asked(
 def test_interrupt_is_130_and_leaves_no_output(tmp_path: Path, finished: Workspace) -> None:
     command = [sys.executable, "-m", "mtlops", "train", "--set", "train.epochs=5000", "--set", "train.patience=5000"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--out", str(tmp_path / "trained"), "--report", str(tmp_path / "r.json")],
         cwd=finished.root, env=environment, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    while "epoch=1" not in process.stderr.readline():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert "interrupted" in process.stderr.read()
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while "epoch=1" not in process.stderr.readline():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "interrupted" in process.stderr.read()
     assert not (tmp_path / "trained").exists() and not (tmp_path / "r.json").exists()

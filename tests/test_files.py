@@ -1,6 +1,8 @@
 """Atomic writes: a reader sees the old or the new, never a mixture."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_tree_hash_sees_names_and_bytes(tmp_path: Path) -> None:
     first = sha256_tree(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256_tree(tmp_path) != first
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from mtlops.files import atomic_folder, atomic_path\n"
+        "with atomic_folder(Path('f')) as part, atomic_path(part / 'x') as x:\n"
+        "    x.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    with atomic_folder(tmp_path / "f") as part:
+        (part / "y").write_text("")
+    assert os.listdir(tmp_path) == ["f"]

@@ -25,7 +25,7 @@ class Tokenizer:
     def __init__(self, path: Path, *, max_tokens: int) -> None:
         try:
             self._tokenizer = FastTokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception for every fault
+        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every fault
             raise ArtefactError(f"{path}: is not a readable tokenizer ({error}). Make it again.") from None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)

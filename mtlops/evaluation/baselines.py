@@ -18,8 +18,8 @@ from mtlops import catalog
 from mtlops.decoding import decode
 from mtlops.tasks import Task
 
-TFIDF_PENALTIES = (0.01, 0.1, 1.0)
-FROZEN_PENALTIES = (1.0, 10.0, 100.0)
+TFIDF_PENALTIES = (0.01, 0.1)
+FROZEN_PENALTIES = (10.0, 100.0, 1000.0)
 """Weights of the L2 penalty that are tried, as the two feature sets differ in scale; the one that is best on the
 validation rows is kept, which is what the trained model's early stopping may look at too."""
 

@@ -46,8 +46,10 @@ def judge(name: str, scores: Scores, *, baseline: str) -> TaskVerdict:
         if ours.high < theirs:
             verdict = "HOLD"
             reasons.append(f"{measured} is below the {baseline} baseline, {theirs:.4f}, even at its upper end.")
+        elif ours.value < theirs:
+            reasons.append(f"{measured} is below the {baseline} baseline, {theirs:.4f}, but its interval reaches it.")
         else:
-            reasons.append(f"{measured} is not below the {baseline} baseline, {theirs:.4f}.")
+            reasons.append(f"{measured} is at or above the {baseline} baseline, {theirs:.4f}.")
     if scores.floor is not None and ours.value < scores.floor:
         verdict = "REJECT"
         reasons.insert(0, f"{measured} is below its floor, {scores.floor}.")

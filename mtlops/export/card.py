@@ -5,44 +5,52 @@ from typing import Any
 
 from mtlops.params import Params
 
+_LIMITS = (
+    "Measured on rows of the same sources as the training rows. Quality on other sources, languages and times is "
+    "unknown until it is measured there."
+)
 
-def write_card(params: Params, *, evaluation: Mapping[str, Any], decision: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
+
+def write_card(
+    params: Params, *, evaluation: Mapping[str, Any], decision: Mapping[str, Any], encoder: Mapping[str, Any]
+) -> str:
     """Returns the model card: what the bundle is for, how each task does on which rows, and what it was made of."""
-    rows = [
-        "| task | kind | test rows | metric | value | interval | frozen trunk + regression | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_row(name, facts, decision["tasks"][name]["verdict"]) for name, facts in evaluation["tasks"].items()),
-    ]
-    return "\n".join([
+    sections = [
         f"# {params.suite.name}",
-        "",
-        f"{len(evaluation['tasks'])} tasks on one frozen encoder ({encoder['name']}, {encoder['licence']}), each with its "
-        f"own {params.model.adapter} adapter (bottleneck {params.model.bottleneck}, the lowest "
-        f"{params.model.adapter_drop} layers without) and head. Texts are cut to {params.encoder.max_tokens} tokens.",
-        "",
+        _what_it_is(params, encoder),
         "## Quality on held-out rows",
-        "",
-        *rows,
-        "",
-        f"Intervals: {params.gates.confidence:.0%} bootstrap over groups. Gate verdict of the whole bundle: "
-        f"**{decision['verdict']}**.",
-        "",
+        _quality(evaluation, decision),
+        f"Intervals: {params.gates.confidence:.0%} bootstrap over groups. The gate says: **{decision['verdict']}**.",
         "## Data",
-        "",
-        *(f"- {name}: source `{spec.source}`, classes {', '.join(spec.classes) or 'none'}" for name, spec in params.suite.tasks.items()),
-        "",
+        "\n".join(
+            f"- {name}: source `{spec.source}`, classes {', '.join(spec.classes) or 'none'}"
+            for name, spec in params.suite.tasks.items()
+        ),
         "## Limits",
-        "",
-        "Measured on rows of the same sources as the training rows. Quality on other sources, languages and times is "
-        "unknown until it is measured there.",
-        "",
-    ])  # fmt: skip
+        _LIMITS,
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
-def _row(name: str, facts: Mapping[str, Any], verdict: str) -> str:
-    primary = facts["primary"]
-    value, frozen = facts["metrics"][primary], facts["baselines"]["frozen"][primary]
+def _what_it_is(params: Params, encoder: Mapping[str, Any]) -> str:
+    model = params.model
     return (
-        f"| {name} | {facts['kind']} | {facts['rows']['test']} | {primary} | {value['value']:.3f} "
-        f"| {value['low']:.3f} to {value['high']:.3f} | {frozen['value']:.3f} | {verdict} |"
+        f"{len(params.suite.tasks)} tasks on one frozen encoder ({encoder['name']}, licence {encoder['licence']}). "
+        f"Each task has its own {model.adapter} adapters (bottleneck {model.bottleneck}, none in the lowest "
+        f"{model.adapter_drop} layers) and head. Texts are cut to {params.encoder.max_tokens} tokens."
     )
+
+
+def _quality(evaluation: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
+    rows = [
+        "| task | kind | test rows | metric | value | interval | frozen trunk + linear model | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, facts in evaluation["tasks"].items():
+        value, frozen = (m[facts["primary"]] for m in (facts["metrics"], facts["baselines"]["frozen"]))
+        rows.append(
+            f"| {name} | {facts['kind']} | {facts['rows']['test']} | {facts['primary']} | {value['value']:.3f} "
+            f"| {value['low']:.3f} to {value['high']:.3f} | {frozen['value']:.3f} "
+            f"| {decision['tasks'][name]['verdict']} |"
+        )
+    return "\n".join(rows)

@@ -81,13 +81,14 @@ def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keeps the exporter's notes on missing torchvision and on its own deprecations from the user."""
+    """Keeps the exporter's notes on missing torchvision, its own deprecations and axis names from the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="# The axis name")
             yield
     finally:
         logger.setLevel(level)

@@ -7,8 +7,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -73,7 +75,8 @@ class Layer(nn.Module):
         attended = self.attention_output(self._attention(query_BTH, x_BSH, bias_B11S))
         x = self.attention_norm(attended + query_BTH)
         fed: Tensor = self.output(functional.gelu(self.intermediate(x)))
-        return fed + x
+        pre_norm: Tensor = fed + x
+        return pre_norm
 
     def _attention(self, query_BTH: Tensor, x_BSH: Tensor, bias_B11S: Tensor) -> Tensor:
         q = self._split(self.query(query_BTH))
@@ -81,10 +84,12 @@ class Layer(nn.Module):
         v = self._split(self.value(x_BSH))
         scores_BATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias_B11S
         context_BATD = torch.softmax(scores_BATS, dim=-1) @ v
-        return context_BATD.transpose(1, 2).flatten(2)
+        merged: Tensor = context_BATD.transpose(1, 2).flatten(2)
+        return merged
 
     def _split(self, x_BSH: Tensor) -> Tensor:
-        return x_BSH.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x_BSH.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
 
 class Trunk(nn.Module):
@@ -103,8 +108,13 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.eval().requires_grad_(False)
 
+    @property
+    def blocks(self) -> list[Layer]:
+        """The layers from the lowest up."""
+        return cast(list[Layer], list(self.layers))
+
     def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int) -> Tensor:
-        """Returns the pre-norm output f + x of layer `depth`: all that tasks share when the layers below carry no adapter.
+        """Returns the pre-norm output f + x of layer `depth`: what tasks share when no layer below has an adapter.
 
         Shapes: (B, S, H). Values at padded tokens are finite and meaningless.
         """
@@ -112,9 +122,9 @@ class Trunk(nn.Module):
         embedded = self.word_embeddings(input_ids_BS) + self.token_type_embeddings.weight[0]
         x_BSH = self.embedding_norm(embedded + self.position_embeddings(positions))
         bias = attention_bias(mask_BS)
-        for index in range(depth):
-            x_BSH = self.layers[index].norm(self.layers[index](x_BSH, bias))
-        shared: Tensor = self.layers[depth](x_BSH, bias)
+        for layer in self.blocks[:depth]:
+            x_BSH = layer.norm(layer(x_BSH, bias))
+        shared: Tensor = self.blocks[depth](x_BSH, bias)
         return shared
 
 
@@ -133,7 +143,7 @@ def load_trunk(folder: Path) -> Trunk:
     path = folder / "model.safetensors"
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises its own error, OSError or ValueError
+    except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops prepare` again.") from None
     try:
         trunk.load_state_dict({ours: tensors[theirs] for ours, theirs in _names(trunk, tensors).items()})

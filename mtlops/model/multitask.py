@@ -41,7 +41,7 @@ class PairModel(nn.Module):
         self.params = model
         self.cut = model.adapter_drop
         self.hidden = trunk.config.hidden_size
-        self.layers = nn.ModuleList(trunk.layers[self.cut :])
+        self.layers = trunk.blocks[self.cut :]
         self.adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)
         self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
 
@@ -53,20 +53,19 @@ class PairModel(nn.Module):
         """
         bias = attention_bias(mask_PS)
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            first_only = self.pooling.first_token_only and index == last
-            if index > 0:
-                sum_PSH = layer(x_PSH, bias, first_token_only=first_only)
-            elif first_only:
-                sum_PSH = sum_PSH[:, :1]
-            x_PSH = self.adapter.apply(sum_PSH, layer.norm, self._of_layer(bank, index))
+        if last == 0 and self.pooling.first_token_only:
+            sum_PSH = sum_PSH[:, :1]
+        x_PSH = self._adapt(0, sum_PSH, bank)
+        for index, layer in enumerate(self.layers[1:], start=1):
+            first_token_only = self.pooling.first_token_only and index == last
+            x_PSH = self._adapt(index, layer(x_PSH, bias, first_token_only=first_token_only), bank)
         pooled: Tensor = self.pooling.pool(x_PSH, mask_PS)
         return pooled
 
     def frozen(self, sum_BSH: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""
         bias = attention_bias(mask_BS)
-        x_BSH = self.layers[0].norm(sum_BSH)
+        x_BSH: Tensor = self.layers[0].norm(sum_BSH)
         for layer in self.layers[1:]:
             x_BSH = layer.norm(layer(x_BSH, bias))
         return x_BSH
@@ -81,9 +80,12 @@ class PairModel(nn.Module):
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
 
-    def _of_layer(self, bank: Mapping[str, Tensor], index: int) -> Tensors:
+    def _adapt(self, index: int, sum_PSH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
+        """The adapted output of the index-th layer above the cut."""
         prefix = f"layers.{self.cut + index}."
-        return {name.removeprefix(prefix): tensor for name, tensor in bank.items() if name.startswith(prefix)}
+        of_layer = {name.removeprefix(prefix): tensor for name, tensor in bank.items() if name.startswith(prefix)}
+        adapted: Tensor = self.adapter.apply(sum_PSH, self.layers[index].norm, of_layer)
+        return adapted
 
 
 def stack(tasks: Sequence[Mapping[str, Tensor]]) -> Tensors:

@@ -3,8 +3,8 @@
 A pooling says by `first_token_only` whether the last layer may skip all tokens but the first.
 """
 
-from dataclasses import dataclass
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 

@@ -14,6 +14,7 @@ from mtlops.files import read_json
 from mtlops.model import multitask
 from mtlops.model.encoders import load_trunk
 from mtlops.model.multitask import PairModel
+from mtlops.model.pooling import Pooling, mean
 from mtlops.model.trained import TrainedModel, load_model
 from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
@@ -42,7 +43,9 @@ class Backbone:
         trunk = load_trunk(encoder).to(self.device)
         positions = trunk.config.max_position_embeddings
         if max_tokens > positions:
-            raise ArtefactError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
+            raise ArtefactError(
+                f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions."
+            )
         self.pairs = PairModel(trunk, model)
         self.cache = TrunkCache(
             cache,
@@ -68,14 +71,12 @@ class Backbone:
         return result
 
     @torch.inference_mode()
-    def pooled(self, row_ids: Sequence[str]) -> NDArray[np.float32]:
-        """Returns the trunk's mean-pooled vectors (N, H) of cached rows, without any adapter."""
+    def pooled(self, row_ids: Sequence[str], pooling: Pooling) -> NDArray[np.float32]:
+        """Returns the trunk's pooled vectors (N, H) of cached rows, without any adapter."""
         result = np.empty((len(row_ids), self.pairs.hidden), dtype=np.float32)
         for rows in self._batches(row_ids):
             values, mask = self.batch([row_ids[i] for i in rows])
-            weight = mask.unsqueeze(-1)
-            mean = (self.pairs.frozen(values, mask) * weight).sum(1) / weight.sum(1)
-            result[rows] = mean.float().cpu().numpy()
+            result[rows] = pooling.pool(self.pairs.frozen(values, mask), mask).float().cpu().numpy()
         return result
 
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
@@ -113,4 +114,4 @@ class Predictor:
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""
         self.backbone.cache.fill(row_ids, texts)
-        return self.backbone.pooled(row_ids)
+        return self.backbone.pooled(row_ids, mean)

@@ -1,7 +1,7 @@
 """The folder of a trained model: one set of files per task, so that a task can be replaced alone.
 
-    model.json                      encoder, `model` section, length limit, tasks
-    tasks/<task>/adapter.safetensors, head.safetensors, task.json
+model.json                      encoder, `model` section, length limit, tasks
+tasks/<task>/adapter.safetensors, head.safetensors, task.json
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,7 +63,9 @@ def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts:
     write_json(target / "task.json", {**description, **facts})
 
 
-def save_model(folder: Path, *, encoder: dict[str, Any], model: Model, max_tokens: int, tasks: tuple[Task, ...]) -> None:
+def save_model(
+    folder: Path, *, encoder: dict[str, Any], model: Model, max_tokens: int, tasks: tuple[Task, ...]
+) -> None:
     """Writes model.json, which makes the folder complete; write the tasks first."""
     value = {
         "schema_version": SCHEMA_VERSION,
@@ -108,6 +111,6 @@ def _read_tensors(folder: Path) -> Tensors:
         path = folder / f"{part}.safetensors"
         try:
             tensors |= load_file(path)
-        except Exception as error:  # safetensors raises its own error, OSError or ValueError
+        except (SafetensorError, OSError, ValueError) as error:
             raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops train` again.") from None
     return tensors

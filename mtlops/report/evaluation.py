@@ -54,7 +54,7 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
     matrices = {name: t for name, t in tasks.items() if t.get("confusion")}
     yield section(
         "Which class is taken for which",
-        _note("Rows are labels, columns are predictions; the darker, the larger the share of the row."),
+        _note("Rows are labels, columns are predictions; the stronger the colour, the larger the share of the row."),
         _grid(card(name, _confusion(task["confusion"])) for name, task in matrices.items()),
     )
     yield section("Each class", *(_classes_table(n, t["classes"]) for n, t in tasks.items() if t.get("classes")))

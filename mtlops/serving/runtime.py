@@ -118,7 +118,7 @@ def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.Inf
         raise UsageError(f"execution provider {provider!r} is not installed. {suggest(provider, available)}")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # onnxruntime's own errors share no base class
+    except Exception as error:  # noqa: BLE001 - onnxruntime's own errors share no base class
         raise ArtefactError(f"{path}: ONNX Runtime cannot load it ({error}). Export the bundle again.") from None
     if session.get_providers()[0] != provider:
         raise UsageError(f"{provider} could not start here; ONNX Runtime fell back to {session.get_providers()[0]}.")

@@ -88,7 +88,10 @@ def export(
         write_manifest(folder, _manifest(params, prepared, model, judged, decided))
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
-    payload |= {"nodes": num_nodes, "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]}}
+    payload |= {
+        "nodes": num_nodes,
+        "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]},
+    }
     write_report(report, payload)
     return Exported(path=out.as_posix(), bundle_id=runtime.bundle_id, max_error=max_error)
 

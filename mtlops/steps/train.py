@@ -13,8 +13,7 @@ import torch
 
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
-from mtlops.files import atomic_folder, read_json, sha256_file
-from mtlops.model.multitask import Tensors
+from mtlops.files import atomic_folder, sha256_file
 from mtlops.model.predictor import Backbone
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
@@ -60,9 +59,7 @@ def train(
         PlatformError: something cannot be written.
     """
     device = _set_up(params)
-    backbone = Backbone(
-        encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device
-    )
+    backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
     _warn_about_no_ops(params, backbone)
     learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
@@ -110,8 +107,9 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
         backbone.cache.fill(row_ids, table["text"].to_pylist())
         splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
-    tensors: Tensors = backbone.pairs.init(task, generator)
-    return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
+    learner = Learner(task, backbone.pairs.init(task, generator), **splits, params=params.train, device=backbone.device)
+    learner.probe(backbone.pooled(splits["train"].row_ids, backbone.pairs.pooling))
+    return learner
 
 
 def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mtlops.files import atomic_path
 from mtlops.training.learner import Learner
@@ -36,7 +38,8 @@ class Checkpoint:
 
     def save(self, learners: Mapping[str, Learner], position: Position) -> None:
         """Writes the state of all learners in one atomic step."""
-        tensors, progress = {}, {}
+        tensors: dict[str, Tensor] = {}
+        progress: dict[str, Any] = {}
         for task, learner in learners.items():
             state, progress[task] = learner.state()
             tensors |= {f"{task}/{name}": tensor.cpu().contiguous() for name, tensor in state.items()}

@@ -16,6 +16,7 @@ from mtlops.model.multitask import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
+from mtlops.training.probe import fit_probe
 
 
 @dataclass
@@ -73,9 +74,22 @@ class Learner:
         self._optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
         self._total_steps = params.epochs * -(-len(train.row_ids) // params.batch_size)
 
+    def probe(self, features: NDArray[np.float32]) -> None:
+        """Starts the head as the linear probe of the frozen trunk's pooled training rows (N, H)."""
+        labels = torch.from_numpy(self._standardised(self.train.labels))
+        weight, bias, loss = fit_probe(
+            torch.from_numpy(features), labels, loss=self._loss, num_outputs=self.task.num_outputs
+        )
+        with torch.no_grad():
+            self.tensors["head.weight"].copy_(weight)
+            self.tensors["head.bias"].copy_(bias)
+        self.progress.loss_sum, self.progress.loss_rows = loss * len(labels), len(labels)
+
     def dropout(self, num_rows: int, hidden: int, share: float) -> Tensor:
         """Returns this step's dropout mask (num_rows, hidden), scaled to keep the mean; the same on every resume."""
-        generator = torch.Generator().manual_seed(task_seed(self.params.seed, self.task.name, "drop", self.progress.steps))
+        generator = torch.Generator().manual_seed(
+            task_seed(self.params.seed, self.task.name, "drop", self.progress.steps)
+        )
         keep = torch.full((num_rows, hidden), 1.0 - share)
         return torch.bernoulli(keep, generator=generator) / (1.0 - share)
 
@@ -85,13 +99,13 @@ class Learner:
         Raises:
             UsageError: the loss is not finite.
         """
-        labels = (self.train.labels[rows] - self.offset) / self.scale if self._is_regression else self.train.labels[rows]
-        per_row = self._loss(logits, torch.from_numpy(labels).to(logits.device))
+        labels = torch.from_numpy(self._standardised(self.train.labels[rows])).to(logits.device)
+        per_row = self._loss(logits, labels)
         total = float(per_row.detach().sum())
         if not np.isfinite(total):
             raise UsageError(
                 f"task {self.task.name}: the loss is not finite at its step {self.progress.steps + 1} "
-                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate, now {self.params.learning_rate}."
+                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate ({self.params.learning_rate})."
             )
         self.progress.loss_sum += total
         self.progress.loss_rows += len(rows)
@@ -148,6 +162,9 @@ class Learner:
                         "step": torch.tensor(float(self.progress.steps)),
                         **{k: tensors[f"{k}/{name}"].to(tensor.device).clone() for k in ("exp_avg", "exp_avg_sq")},
                     }
+
+    def _standardised(self, labels: NDArray[Any]) -> NDArray[Any]:
+        return (labels - self.offset) / self.scale if self._is_regression else labels
 
     @property
     def _is_regression(self) -> bool:

@@ -32,6 +32,7 @@ class Speed:
 def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint) -> Speed:
     """Trains all learners until each has stopped; returns the speed.
 
+    The validation value before the first epoch counts: what is kept is never worse there than the start.
     Every row must be in the backbone's cache. Killed and called again with the same checkpoint, it ends with
     the same bytes as one uninterrupted call.
 
@@ -40,6 +41,9 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         PlatformError: a checkpoint cannot be written.
     """
     position = checkpoint.restore(learners)
+    if position == Position():
+        for learner in learners.values():
+            finish_epoch(learner, backbone, epoch=0)
     clock = _Clock(learners, train)
     for epoch in range(position.epoch, train.epochs + 1):
         active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
@@ -85,7 +89,7 @@ def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone) -> No
     for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]
         losses.append(learner.loss(part[:, : learner.task.num_outputs], step.rows[task]))
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(losses).sum().backward()
     for task in tasks:
         learners[task].step()
 

@@ -40,6 +40,14 @@ def test_reasons_name_task_metric_numbers_and_rows() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "baseline, words", [(0.85, "is below the frozen baseline, 0.8500, but its interval"), (0.75, "is at or above")]
+)
+def test_a_passing_task_says_how_it_stands_to_the_baseline(baseline: float, words: str) -> None:
+    (reason,) = judge("tone", _scores(0.8, 0.7, 0.9, baseline=baseline), baseline="frozen").reasons
+    assert words in reason
+
+
 def test_without_floor_and_baseline_a_task_passes_and_says_so() -> None:
     found = judge("tone", _scores(0.1, 0.0, 0.2, baseline=0.9), baseline="none")
     assert found.verdict == "PROMOTE"

@@ -1,7 +1,5 @@
 """The multi-task model: every adapter and pooling through the same matrix of promises."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,9 +13,7 @@ from mtlops.tasks import Task
 from tests.tiny_encoder import write_encoder
 
 TASKS = [Task("a", "multiclass", ("x", "y", "z")), Task("b", "binary", ("n", "p")), Task("c", "regression")]
-EVERY = [
-    (adapter, pooling, drop) for adapter in catalog.ADAPTERS for pooling in catalog.POOLINGS for drop in (0, 1, 2)
-]
+EVERY = [(adapter, pooling, drop) for adapter in catalog.ADAPTERS for pooling in catalog.POOLINGS for drop in (0, 1, 2)]
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,7 @@ def test_epochs_and_seeds_give_other_orders() -> None:
     lengths = {"a": np.full(100, 10)}
 
     def order(epoch: int, seed: int) -> list[int]:
-        return np.concatenate(
-            [s.rows["a"] for s in plan_epoch(lengths, epoch=epoch, seed=seed, batch_size=8)]
-        ).tolist()
+        return np.concatenate([s.rows["a"] for s in plan_epoch(lengths, epoch=epoch, seed=seed, batch_size=8)]).tolist()
 
     assert order(1, 0) == order(1, 0) and order(1, 0) != order(2, 0) and order(1, 0) != order(1, 1)
 
