@@ -220,13 +220,15 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _add_schema(commands: Any) -> None:
-    _add_command(commands, "schema", "print the JSON schema of params.yaml", _schema)
+    command = _add_command(commands, "schema", "print every key of params.yaml: as JSON schema or as Markdown", _schema)
+    command.add_argument("--markdown", action="store_true", help="print Markdown tables instead of the JSON schema")
 
 
-def _schema(_: argparse.Namespace) -> None:
+def _schema(options: argparse.Namespace) -> None:
     from mtlops.params import schema
+    from mtlops.reference import markdown
 
-    print(schema())
+    print(markdown() if options.markdown else schema())
 
 
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:

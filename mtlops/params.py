@@ -66,7 +66,7 @@ class TaskSpec(_Section):
     label: str | list[str]
     """Column with the label. Multilabel: a column of lists (in CSV separated by `|`), or one 0/1 column
     per class. An empty cell means: this row has no label for this task."""
-    classes: list[str] = Field(default_factory=list)
+    classes: list[str] = []
     """Class names; ordinal from low to high, binary negative first; none for regression."""
     range: tuple[float, float] | None = None
     """Lowest and highest possible value of a regression label."""
@@ -141,7 +141,7 @@ class Data(_Section):
     """Seed of the split and of the sampling of rows."""
     bad_rows: Literal["fail", "quarantine"] = "fail"
     """What to do with rows that cannot be read: stop, or set them aside in `quarantine.parquet` and count them."""
-    windows: dict[Name, Window] = Field(default_factory=dict)
+    windows: dict[Name, Window] = {}
     """Production windows by name."""
 
 
@@ -202,7 +202,7 @@ class Train(_Section):
 class Gates(_Section):
     """What a task must reach to be promoted."""
 
-    floor: dict[str, float] = Field(default_factory=dict)
+    floor: dict[str, float] = {}
     """Least value of a task's primary metric; below it the task is rejected."""
     baseline: Literal["majority", "tfidf", "frozen", "none"] = "frozen"
     """A task is held when even the upper end of its interval is below this baseline."""

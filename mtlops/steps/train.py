@@ -13,7 +13,7 @@ import torch
 
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
-from mtlops.files import atomic_folder, sha256_file
+from mtlops.files import atomic_folder, sha256_file, write_json
 from mtlops.model.predictor import Backbone
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
@@ -72,6 +72,7 @@ def train(
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
         )  # fmt: skip
     write_report(report, _report(learners, backbone, speed))
+    write_json(report.with_name("curves.json"), _curves(learners))
     checkpoint.remove()
     best = {name: learner.progress.best_value for name, learner in learners.items()}
     return Trained(path=str(out), best=best, seconds=round(speed.seconds, 1))
@@ -108,7 +109,7 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
         splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
     learner = Learner(task, backbone.pairs.init(task, generator), **splits, params=params.train, device=backbone.device)
-    learner.probe(backbone.pooled(splits["train"].row_ids, backbone.pairs.pooling))
+    learner.probe(*(backbone.cache.pooled(rows.row_ids, params.model.pooling) for rows in splits.values()))
     return learner
 
 
@@ -152,3 +153,18 @@ def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -
             for name, learner in learners.items()
         },
     }
+
+
+def _curves(learners: Mapping[str, Learner]) -> list[dict[str, Any]]:
+    """The curves as rows, one a task and epoch: the shape that `dvc plots` draws."""
+    return [
+        {
+            "task": name,
+            "epoch": row["epoch"],
+            "train_loss": row["train_loss"],
+            "metric": learner.primary,
+            "valid_metric": row[learner.primary],
+        }
+        for name, learner in learners.items()
+        for row in learner.progress.epochs
+    ]

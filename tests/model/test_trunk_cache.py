@@ -7,7 +7,9 @@ import torch
 
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.model.encoders import load_trunk
+from mtlops.model.multitask import PairModel
 from mtlops.model.trunk_cache import TrunkCache
+from mtlops.params import Model
 from tests.tiny_encoder import WORDS, write_encoder
 
 TEXTS = [" ".join(WORDS[(i * 7 + j) % len(WORDS)] for j in range(1 + i % 19)) for i in range(60)]
@@ -20,8 +22,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _cache(encoder: Path, folder: Path) -> TrunkCache:
-    tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=16)
-    return TrunkCache(folder, trunk=load_trunk(encoder), tokenizer=tokenizer, identity="x", cut=1)
+    trunk, tokenizer = load_trunk(encoder), Tokenizer(encoder / "tokenizer.json", max_tokens=16)
+    pairs = PairModel(trunk, Model(adapter_drop=1))
+    return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x", poolings=["cls", "mean"])
 
 
 def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
@@ -29,9 +32,14 @@ def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
     cache.fill(ROW_IDS, TEXTS)
     values, mask = cache.batch(ROW_IDS[:5])
     ids, expected_mask = map(torch.from_numpy, pad(Tokenizer(encoder / "tokenizer.json", max_tokens=16).ids(TEXTS[:5])))
-    expected = load_trunk(encoder)(ids, expected_mask, depth=1)
+    trunk = load_trunk(encoder)
+    expected = trunk(ids, expected_mask, depth=1)
     assert torch.equal(mask, expected_mask)
     assert torch.allclose(values[mask.bool()], expected[mask.bool()], atol=1e-5)
+    top = PairModel(trunk, Model(adapter_drop=1)).frozen(expected, expected_mask)
+    assert cache.pooled(ROW_IDS[:5], "cls") == pytest.approx(top[:, 0].numpy(), abs=1e-5)
+    mean = (top * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    assert cache.pooled(ROW_IDS[:5], "mean") == pytest.approx(mean.numpy(), abs=1e-5)
 
 
 def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: Path) -> None:
@@ -41,6 +49,7 @@ def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: P
         in_parts.fill([ROW_IDS[i]], [TEXTS[i]])
     in_parts.fill(ROW_IDS[::-1], TEXTS[::-1])
     assert torch.equal(at_once.batch(ROW_IDS)[0], in_parts.batch(ROW_IDS)[0])
+    assert (at_once.pooled(ROW_IDS, "mean") == in_parts.pooled(ROW_IDS, "mean")).all()
 
 
 def test_rows_are_computed_once_and_found_again(encoder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The reference of params.yaml in Markdown, made from the same classes that read the file."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mtlops import catalog
+from mtlops.params import Params
+
+_TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
+    "Task kinds (`suite.tasks.<task>.kind`)": catalog.KINDS,
+    "Built-in data sets (`suite.tasks.<task>.source`)": catalog.DATASETS,
+    "Built-in encoders (`encoder.source`)": catalog.ENCODERS,
+    "Sharing (`model.sharing`)": catalog.SHARING,
+    "Adapters (`model.adapter`)": catalog.ADAPTERS,
+    "Poolings (`model.pooling`)": catalog.POOLINGS,
+}
+
+
+def markdown() -> str:
+    """Returns the reference: a table of keys for each section, then the choices of the catalogue."""
+    root = Params.model_json_schema()
+    lines = [
+        "# params.yaml",
+        "",
+        "Made by `mtlops schema --markdown`; `mtlops schema` prints the same as JSON schema.",
+        "",
+        *_sections(root),
+    ]
+    for title, table in _TABLES.items():
+        lines += [f"## {title}", "", "| name | what it is |", "| --- | --- |"]
+        lines += [f"| `{name}` | {entry.summary} |" for name, entry in table.items()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _sections(root: Mapping[str, Any]) -> Iterator[str]:
+    paths = {
+        "Suite": "suite",
+        "TaskSpec": "suite.tasks.<task>",
+        "Inputs": "suite.inputs",
+        "Data": "data",
+        "Window": "data.windows.<window>",
+    }
+    paths |= {name.capitalize(): name for name in root["properties"]}
+    for name, path in paths.items():
+        section = root["$defs"][name]
+        yield from (f"## {path}", "", " ".join(section["description"].split()), "")
+        yield from ("| key | type | default | meaning |", "| --- | --- | --- | --- |")
+        for key, field in section["properties"].items():
+            default = f"`{_default(field['default'])}`" if "default" in field else "required"
+            yield f"| `{key}` | {_type(field)} | {default} | {_cell(field['description'])} |"
+        yield ""
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        return "see there"
+    return "none" if value in (None, {}, []) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _type(field: Mapping[str, Any]) -> str:
+    if "enum" in field:
+        return "one of " + ", ".join(f"`{choice}`" for choice in field["enum"])
+    if "anyOf" in field:
+        return " or ".join(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
+    if "$ref" in field:
+        return "section"
+    limits = [
+        f"{sign} {field[key]}"
+        for key, sign in (
+            ("minimum", "at least"), ("exclusiveMinimum", "above"),
+            ("maximum", "at most"), ("exclusiveMaximum", "below"),
+        )
+        if key in field
+    ]  # fmt: skip
+    return " ".join([str(field.get("type", "any")), ", ".join(limits)]).strip()
