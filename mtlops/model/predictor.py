@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlops.data.tokenisation import Tokenizer
-from mtlops.errors import ArtefactError
+from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json
 from mtlops.model import multitask
 from mtlops.model.encoders import load_trunk
@@ -42,9 +42,7 @@ class Backbone:
         trunk = load_trunk(encoder).to(self.device)
         positions = trunk.config.max_position_embeddings
         if max_tokens > positions:
-            raise ArtefactError(
-                f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions."
-            )
+            raise UsageError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
         self.pairs = PairModel(trunk, model)
         self.cache = TrunkCache(
             cache,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mtlops.errors import ArtefactError
@@ -53,7 +53,7 @@ def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts:
     for part, wanted in (("adapter", "layers."), ("head", "head.")):
         chosen = {n: t.detach().cpu().contiguous() for n, t in tensors.items() if n.startswith(wanted)}
         with atomic_path(target / f"{part}.safetensors") as path:
-            save_file(chosen, path)
+            path.write_bytes(save(chosen))
     description = {
         "name": task.name,
         "kind": task.kind,

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _TOKENS_PER_BATCH = 2048
 _LENGTH_STEP = 8
 _SHARD_TOKENS = 1 << 16
+_LOG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TrunkCache:
         for shard in _shards([len(tokens) for tokens in ids]):
             self._write_shard([(names[i], ids[i]) for batch in shard for i in batch], shard, ids)
             done += sum(map(len, shard))
-            if time.monotonic() - reported > 2 or done == len(names):
+            if time.monotonic() - reported > _LOG_SECONDS:
                 reported = time.monotonic()
                 rate = done / (reported - started)
                 logger.info(

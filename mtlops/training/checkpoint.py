@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mtlops.files import atomic_path
@@ -45,7 +45,7 @@ class Checkpoint:
             tensors |= {f"{task}/{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
         state_text = json.dumps({"position": vars(position), "progress": progress})
         with atomic_path(self.path) as part:
-            save_file(tensors, part, metadata={"state": state_text})
+            part.write_bytes(save(tensors, metadata={"state": state_text}))
 
     def restore(self, learners: Mapping[str, Learner]) -> Position:
         """Brings learners to the saved state and returns the position; the start when there is none."""

@@ -18,7 +18,7 @@ from mtlops.training.learner import Learner
 
 logger = logging.getLogger(__name__)
 
-_LOG_SECONDS = 2.0
+_LOG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,10 @@ class _Clock:
         return due
 
     def _rows_left(self, learner: Learner) -> int:
-        done = len(learner.progress.epochs) * len(learner.train.row_ids) + learner.progress.loss_rows
-        return 0 if learner.progress.stopped else self._epochs * len(learner.train.row_ids) - done
+        if learner.progress.stopped:
+            return 0
+        whole_epochs = self._epochs - learner.progress.epochs[-1]["epoch"]
+        return int(whole_epochs * len(learner.train.row_ids)) - learner.progress.loss_rows
 
 
 def _running_loss(learner: Learner) -> str:
