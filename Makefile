@@ -36,7 +36,7 @@ run: setup ## sets up, runs every stage of dvc.yaml that is out of date, and pri
 	@$(BIN)/mtlops summary
 
 test: setup ## sets up and runs all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup $(ARGS)
 
 lint: setup ## checks style (ruff), types (mypy) and import layers (import-linter)
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import pytest
 from tests.clones import Clone, make_clone, same_files, set_value
 from tests.tiny_suite import Workspace
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("clone")]
 
 STEPS = ("prepare", "validate", "train", "evaluate", "export")
 REPEATABLE = ("reports/validation.json", "reports/evaluation.json", "reports/decision.json")

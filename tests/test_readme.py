@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from mtlops.params import parse_params
 from tests.clones import ROOT, Clone
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("clone")]
 
 _BLOCK = re.compile(
     r"(?P<why><!-- not run: (?P<reason>.*?) -->\n+)?^```(?P<kind>sh|console)\n(?P<text>.*?)^```$", re.M | re.S
@@ -61,3 +62,10 @@ def test_every_block_runs(clone: Clone) -> None:
             # `make` finds the environment of this test run instead of installing one; `make test` only collects.
             settings = f"export MAKEFLAGS='READY={ready.name}' PYTEST_ADDOPTS=--collect-only"
             clone.run("bash", "-euo", "pipefail", "-c", f"{settings}\n: README.md line {block.line}\n{block.script}")
+
+
+def test_every_example_of_params_is_valid() -> None:
+    examples = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert [list(parse_params(example).suite.tasks) for example in examples] == [
+        ["urgent", "severity", "areas", "minutes"]
+    ]
