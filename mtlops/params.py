@@ -181,7 +181,7 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay (Loshchilov and Hutter 2019)."""

@@ -50,7 +50,6 @@ class Backbone:
             pairs=self.pairs,
             tokenizer=Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens),
             identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}",
-            poolings=sorted({"mean", model.pooling}),
         )
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -103,4 +102,4 @@ class Predictor:
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""
         self.backbone.cache.fill(row_ids, texts)
-        return self.backbone.cache.pooled(row_ids, "mean")
+        return self.backbone.cache.pooled(row_ids)

@@ -1,12 +1,12 @@
-"""What the frozen trunk makes of a row, computed once and kept on disk: its output at the cut, and its pooled vectors.
+"""What the frozen trunk makes of a row, computed once and kept on disk: output at the cut, mean-pooled vector.
 
 A row's value is a pure function of the row: it is always computed in a batch of the one fixed shape that
 its length calls for (padded with copies), because matrix products of another shape may round otherwise.
 So a warm cache, a cold one and one filled by another run give the same bits.
 
-Layout, below one folder per (trunk, tokenizer, cut, poolings, length limit): `<name>.f32`, row after row its
-pooled vectors and then one vector a token, and `<name>.json`, which names those rows and makes the shard
-count once it is there.
+Layout, below one folder per (trunk, tokenizer, cut, length limit): `<name>.f32`, row after row its mean-pooled
+vector and then one vector a token, and `<name>.json`, which names those rows and makes the shard count once it
+is there.
 """
 
 import hashlib
@@ -24,12 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlops import catalog
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.files import atomic_path, write_json
 from mtlops.model.encoders import Trunk
 from mtlops.model.multitask import PairModel
-from mtlops.model.pooling import Pooling
+from mtlops.model.pooling import mean
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class _Place:
 
 
 class TrunkCache:
-    """By row, float32: values of `Trunk.forward(..., depth=cut)` at real tokens, and the whole trunk's pooled vectors.
+    """By row, float32: values of `Trunk.forward(..., depth=cut)` at real tokens, and the whole trunk's mean.
 
     Args:
         folder: where shards lie; one process writes a shard under a name made of its content's rows, so
@@ -56,7 +55,6 @@ class TrunkCache:
         pairs: what lies above the cut.
         tokenizer: the trunk's tokenizer.
         identity: what else the values depend on (hashes of trunk and tokenizer, length limit).
-        poolings: names of the poolings (`catalog.POOLINGS`) whose vectors are kept.
     """
 
     def __init__(
@@ -67,12 +65,10 @@ class TrunkCache:
         pairs: PairModel,
         tokenizer: Tokenizer,
         identity: str,
-        poolings: Sequence[str] = ("mean",),
     ) -> None:
-        key = hashlib.sha256(f"{identity}/{pairs.cut}/{poolings}/{trunk.config}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{identity}/{pairs.cut}/{trunk.config}".encode()).hexdigest()[:16]
         self.folder = folder / f"trunk-{key}"
         self.trunk, self._pairs, self._tokenizer = trunk, pairs, tokenizer
-        self._poolings: dict[str, Pooling] = {name: catalog.load(catalog.POOLINGS[name].code) for name in poolings}
         self._hidden = trunk.config.hidden_size
         self._places: dict[str, _Place] = {}
         self.rows_computed = 0
@@ -111,16 +107,15 @@ class TrunkCache:
         values = np.zeros((len(places), longest, self._hidden), dtype=np.float32)
         mask = np.zeros((len(places), longest), dtype=np.int64)
         for row, place in enumerate(places):
-            first = place.start + len(self._poolings)
+            first = place.start + 1
             values[row, : place.length] = place.values[first : first + place.length]
             mask[row, : place.length] = 1
         return torch.from_numpy(values), torch.from_numpy(mask)
 
-    def pooled(self, row_ids: Sequence[str], pooling: str) -> NDArray[np.float32]:
-        """Returns the trunk's pooled vectors (N, H) of some rows, without any adapter."""
-        offset = list(self._poolings).index(pooling)
+    def pooled(self, row_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the trunk's mean-pooled vectors (N, H) of some rows, without any adapter."""
         places = [self._places[row_id] for row_id in row_ids]
-        return np.stack([place.values[place.start + offset] for place in places])
+        return np.stack([place.values[place.start] for place in places])
 
     def _write_shard(self, rows: list[tuple[str, list[int]]], batches: list[list[int]], ids: list[list[int]]) -> None:
         name = hashlib.sha256("".join(row_id for row_id, _ in rows).encode()).hexdigest()[:16]
@@ -142,11 +137,10 @@ class TrunkCache:
         device = next(self.trunk.parameters()).device
         input_ids, mask = (torch.from_numpy(array).to(device) for array in pad(full, length=length))
         values = self.trunk(input_ids, mask, depth=self._pairs.cut)
-        top = self._pairs.frozen(values, mask)
-        pooled = torch.stack([pooling.pool(top, mask) for pooling in self._poolings.values()], dim=1)
-        together = torch.cat([pooled, values], dim=1).float().cpu().numpy()
+        pooled = mean.pool(self._pairs.frozen(values, mask), mask)
+        together = torch.cat([pooled.unsqueeze(1), values], dim=1).float().cpu().numpy()
         for row, tokens in enumerate(ids):
-            yield together[row, : len(self._poolings) + len(tokens)]
+            yield together[row, : 1 + len(tokens)]
 
     def _open_shard(self, index_path: Path) -> None:
         path = index_path.with_suffix(".f32")
@@ -165,7 +159,7 @@ class TrunkCache:
         start = 0
         for row_id, length in index["rows"]:
             self._places[row_id] = _Place(values, start, length)
-            start += len(self._poolings) + length
+            start += 1 + length
 
 
 def _bucket(length: int) -> int:

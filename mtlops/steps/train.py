@@ -108,9 +108,8 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
         backbone.cache.fill(row_ids, table["text"].to_pylist())
         splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
-    learner = Learner(task, backbone.pairs.init(task, generator), **splits, params=params.train, device=backbone.device)
-    learner.probe(*(backbone.cache.pooled(rows.row_ids, params.model.pooling) for rows in splits.values()))
-    return learner
+    tensors = backbone.pairs.init(task, generator)
+    return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
 
 
 def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:

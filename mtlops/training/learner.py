@@ -16,7 +16,6 @@ from mtlops.model.multitask import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
-from mtlops.training.probe import PENALTIES, fit_probe
 
 
 @dataclass
@@ -74,25 +73,6 @@ class Learner:
         self._optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
         self._total_steps = params.epochs * -(-len(train.row_ids) // params.batch_size)
 
-    def probe(self, train: NDArray[np.float32], valid: NDArray[np.float32]) -> None:
-        """Starts the head as the linear probe that does best on the validation rows.
-
-        Shapes: the frozen trunk's pooled vectors of the training and validation rows, (N, H) each.
-        """
-        labels = torch.from_numpy(self._standardised(self.train.labels))
-        probes = [
-            fit_probe(
-                torch.from_numpy(train), labels, loss=self._loss, num_outputs=self.task.num_outputs, penalty=penalty
-            )
-            for penalty in PENALTIES
-        ]
-        answers = [(valid @ probe.weight.numpy() + probe.bias.numpy()) * self.scale + self.offset for probe in probes]
-        best = probes[int(np.argmax([self._quality(logits) for logits in answers]))]
-        with torch.no_grad():
-            self.tensors["head.weight"].copy_(best.weight)
-            self.tensors["head.bias"].copy_(best.bias)
-        self.progress.loss_sum, self.progress.loss_rows = best.loss * len(labels), len(labels)
-
     def dropout(self, num_rows: int, hidden: int, share: float) -> Tensor:
         """Returns this step's dropout mask (num_rows, hidden), scaled to keep the mean; the same on every resume."""
         generator = torch.Generator().manual_seed(
@@ -131,7 +111,7 @@ class Learner:
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
         """Records an epoch from validation logits (N, C) in label units; keeps the best tensors; may stop the task."""
         progress = self.progress
-        value = self._quality(logits)
+        value = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
         train_loss = progress.loss_sum / max(progress.loss_rows, 1)
         progress.epochs.append({"epoch": epoch, "train_loss": train_loss, self.primary: value})
         progress.loss_sum, progress.loss_rows = 0.0, 0
@@ -169,11 +149,6 @@ class Learner:
                         "step": torch.tensor(float(self.progress.steps)),
                         **{k: tensors[f"{k}/{name}"].to(tensor.device).clone() for k in ("exp_avg", "exp_avg_sq")},
                     }
-
-    def _quality(self, logits: NDArray[np.float32]) -> float:
-        """The primary metric of validation logits in label units."""
-        value: float = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
-        return value
 
     def _standardised(self, labels: NDArray[Any]) -> NDArray[Any]:
         return (labels - self.offset) / self.scale if self._is_regression else labels

@@ -32,7 +32,6 @@ class Speed:
 def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint) -> Speed:
     """Trains all learners until each has stopped; returns the speed.
 
-    The validation value before the first epoch counts: what is kept is never worse there than the start.
     Every row must be in the backbone's cache. Killed and called again with the same checkpoint, it ends with
     the same bytes as one uninterrupted call.
 
@@ -41,9 +40,6 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         PlatformError: a checkpoint cannot be written.
     """
     position = checkpoint.restore(learners)
-    if position == Position():
-        for learner in learners.values():
-            finish_epoch(learner, backbone, epoch=0)
     clock = _Clock(learners, train)
     for epoch in range(position.epoch, train.epochs + 1):
         active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
@@ -138,8 +134,8 @@ class _Clock:
     def _rows_left(self, learner: Learner) -> int:
         if learner.progress.stopped:
             return 0
-        whole_epochs = self._epochs - learner.progress.epochs[-1]["epoch"]
-        return int(whole_epochs * len(learner.train.row_ids)) - learner.progress.loss_rows
+        whole_epochs = self._epochs - len(learner.progress.epochs)
+        return whole_epochs * len(learner.train.row_ids) - learner.progress.loss_rows
 
 
 def _running_loss(learner: Learner) -> str:

@@ -24,7 +24,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cache(encoder: Path, folder: Path) -> TrunkCache:
     trunk, tokenizer = load_trunk(encoder), Tokenizer(encoder / "tokenizer.json", max_tokens=16)
     pairs = PairModel(trunk, Model(adapter_drop=1))
-    return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x", poolings=["cls", "mean"])
+    return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x")
 
 
 def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
@@ -37,9 +37,8 @@ def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
     assert torch.equal(mask, expected_mask)
     assert torch.allclose(values[mask.bool()], expected[mask.bool()], atol=1e-5)
     top = PairModel(trunk, Model(adapter_drop=1)).frozen(expected, expected_mask)
-    assert cache.pooled(ROW_IDS[:5], "cls") == pytest.approx(top[:, 0].numpy(), abs=1e-5)
     mean = (top * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    assert cache.pooled(ROW_IDS[:5], "mean") == pytest.approx(mean.numpy(), abs=1e-5)
+    assert cache.pooled(ROW_IDS[:5]) == pytest.approx(mean.numpy(), abs=1e-5)
 
 
 def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: P
         in_parts.fill([ROW_IDS[i]], [TEXTS[i]])
     in_parts.fill(ROW_IDS[::-1], TEXTS[::-1])
     assert torch.equal(at_once.batch(ROW_IDS)[0], in_parts.batch(ROW_IDS)[0])
-    assert (at_once.pooled(ROW_IDS, "mean") == in_parts.pooled(ROW_IDS, "mean")).all()
+    assert (at_once.pooled(ROW_IDS) == in_parts.pooled(ROW_IDS)).all()
 
 
 def test_rows_are_computed_once_and_found_again(encoder: Path, tmp_path: Path) -> None:

@@ -65,28 +65,15 @@ def _learners(backbone: Backbone, names: tuple[str, ...] = tuple(TASKS), train: 
     return learners
 
 
-def _probe(learner: Learner, backbone: Backbone) -> None:
-    learner.probe(*(backbone.cache.pooled(rows.row_ids, "cls") for rows in (learner.train, learner.valid)))
-
-
 def _fit(backbone: Backbone, folder: Path, learners: dict[str, Learner], train: Train = TRAIN) -> dict[str, Learner]:
     loop.fit(learners, backbone, train=train, checkpoint=Checkpoint(folder, run="r"))
     return learners
 
 
-@pytest.mark.parametrize("name", ["tone", "length", "rank"])
-def test_a_probed_head_is_better_than_a_random_one_from_the_start(backbone: Backbone, name: str) -> None:
-    probed, random = (_learners(backbone, (name,))[name] for _ in range(2))
-    _probe(probed, backbone)
-    for learner in (probed, random):
-        loop.finish_epoch(learner, backbone, epoch=0)
-    assert probed.progress.best_value > random.progress.best_value
-
-
 def test_every_kind_learns(backbone: Backbone, tmp_path: Path) -> None:
     for learner in _fit(backbone, tmp_path, _learners(backbone)).values():
         losses = [epoch["train_loss"] for epoch in learner.progress.epochs]
-        assert losses[-1] < losses[1], learner.task.name
+        assert losses[-1] < losses[0], learner.task.name
 
 
 @pytest.mark.parametrize("kill_at", [1, 5, 7, 13])
@@ -125,8 +112,8 @@ def test_best_epoch_is_kept_and_patience_stops(backbone: Backbone, tmp_path: Pat
     learner = _fit(backbone, tmp_path, _learners(backbone, ("tone",), train), train)["tone"]
     values = [epoch[learner.primary] for epoch in learner.progress.epochs]
     best = learner.progress.best_epoch
-    assert learner.progress.stopped and len(values) == best + train.patience + 1
-    assert values[best] == max(values) == learner.progress.best_value
+    assert learner.progress.stopped and len(values) == best + train.patience
+    assert values[best - 1] == max(values) == learner.progress.best_value
 
 
 def test_regression_is_answered_in_label_units(backbone: Backbone, tmp_path: Path) -> None:
