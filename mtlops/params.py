@@ -177,7 +177,7 @@ class Train(_Section):
 
     epochs: int = Field(4, ge=1)
     """Passes over each task's training rows, at most."""
-    patience: int = Field(2, ge=1)
+    patience: int = Field(3, ge=1)
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
