@@ -8,7 +8,6 @@ golden.json     inputs and expected logits
 card.md         model card
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtlops.errors import ArtefactError
-from mtlops.files import read_json, sha256_file, write_json
+from mtlops.files import read_json, sha256_file, sha256_tree, write_json
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
@@ -116,11 +115,7 @@ def diff(a: Bundle, b: Bundle) -> dict[str, Difference]:
 
 def code_digest() -> str:
     """Returns the sha256 over this package's Python files: the code version that a manifest records."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+    return sha256_tree(Path(__file__).parent, keep=lambda path: path.suffix == ".py")
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:

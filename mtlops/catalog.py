@@ -30,7 +30,7 @@ class Kind(Entry):
 
     Attributes:
         loss: torch loss, (logits (N, C), encoded labels) -> (N,) one value a row.
-        metrics: (encoded labels, outputs) -> mapping of metric name to value.
+        metrics: `evaluation.metrics.Metrics`: (task, encoded labels, outputs) -> mapping of metric name to value.
         primary: the metric that early stopping and the gate look at; higher is better.
         num_classes: least and most number of classes it accepts; None for a kind without classes.
     """
