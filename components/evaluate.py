@@ -43,8 +43,7 @@ def evaluate(
     from mtlops.params import parse_params
     from mtlops.steps.evaluate import evaluate as step
 
-    suite = parse_params(params, where="params")
-    suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
+    suite = parse_params(params, where="params", tasks=tasks)
     folder = Path(reports.path)
     result = step(
         suite,

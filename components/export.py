@@ -45,8 +45,7 @@ def export(
     from mtlops.params import parse_params
     from mtlops.steps.export import export as step
 
-    suite = parse_params(params, where="params")
-    suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
+    suite = parse_params(params, where="params", tasks=tasks)
     folder = Path(reports.path)
     for chatty in ("onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

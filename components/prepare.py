@@ -42,8 +42,7 @@ def prepare(
     from mtlops.params import parse_params
     from mtlops.steps.prepare import prepare as step
 
-    suite = parse_params(params, where="params")
-    suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
+    suite = parse_params(params, where="params", tasks=tasks)
     base = Path(data_repo or ".")
     if data_rev or not base.is_dir():
         from dvc.api import DVCFileSystem

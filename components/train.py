@@ -38,8 +38,7 @@ def train(
     from mtlops.params import parse_params
     from mtlops.steps.train import train as step
 
-    suite = parse_params(params, where="params")
-    suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
+    suite = parse_params(params, where="params", tasks=tasks)
     folder = Path(reports.path)
     step(
         suite,

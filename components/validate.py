@@ -32,8 +32,7 @@ def validate(
     from mtlops.params import parse_params
     from mtlops.steps.validate import validate as step
 
-    suite = parse_params(params, where="params")
-    suite = suite.only([name.strip() for name in tasks.split(",")]) if tasks else suite
+    suite = parse_params(params, where="params", tasks=tasks)
     folder = Path(reports.path)
     step(suite, prepared=Path(prepared.path), report=folder / "validation.json")
     shutil.copyfile(folder / "validation.html", page.path)

@@ -60,10 +60,7 @@ class Bundle:
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks in the order of their positions in the graph."""
-        return tuple(
-            Task(name, facts["kind"], tuple(facts["classes"]), tuple(facts["range"]) if facts["range"] else None)
-            for name, facts in self.manifest["tasks"].items()
-        )
+        return tuple(Task.from_facts(name, facts) for name, facts in self.manifest["tasks"].items())
 
     def golden(self) -> list[dict[str, Any]]:
         """Returns the golden rows: each a text and the expected logits by task."""

@@ -124,7 +124,7 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
     command.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
     )
-    command.add_argument("--tasks", metavar="A,B", help="act as if the suite had only these tasks")
+    command.add_argument("--tasks", default="", metavar="A,B", help="act as if the suite had only these tasks")
     for option, meaning in step.paths.items():
         command.add_argument(f"--{option}", type=Path, default=None, metavar="PATH", help=meaning)
     if name == "evaluate":
@@ -146,12 +146,7 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
 def _read_params(options: argparse.Namespace) -> "Params":
     from mtlops.params import read_params
 
-    params = read_params(options.params, overrides=options.overrides)
-    return params.only(_task_names(options.tasks)) if options.tasks else params
-
-
-def _task_names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return read_params(options.params, overrides=options.overrides, tasks=options.tasks)
 
 
 def _add_predict(commands: Any) -> None:
@@ -165,10 +160,11 @@ def _add_predict(commands: Any) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from mtlops.bundle import Bundle
     from mtlops.serving.runtime import Runtime, describe
+    from mtlops.tasks import split_names
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin]
     runtime = Runtime(Bundle.open(options.bundle), provider=options.provider)
-    answers = runtime.predict(texts, tasks=_task_names(options.tasks) if options.tasks else None)
+    answers = runtime.predict(texts, tasks=split_names(options.tasks) if options.tasks else None)
     rows = describe(runtime.tasks, answers, texts)
     if options.json:
         print(json.dumps({"bundle": runtime.bundle_id, "predictions": rows}, ensure_ascii=False))

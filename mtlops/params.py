@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from mtlops import catalog
 from mtlops.catalog import suggest
 from mtlops.errors import UsageError
-from mtlops.tasks import Task
+from mtlops.tasks import Task, split_names
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 """Lower-case letters, digits, `-` and `_`: it becomes a folder, a metric and a tensor name."""
@@ -279,8 +279,10 @@ class Params(_Section):
         return Params.model_validate(value)
 
 
-def read_params(path: Path, *, overrides: Sequence[str] = ()) -> Params:
+def read_params(path: Path, *, overrides: Sequence[str] = (), tasks: str = "") -> Params:
     """Returns the params in `path`, after `overrides` of the form `section.key=value`.
+
+    `tasks` is a comma list: the result is as if the suite had only these; empty for all.
 
     Raises:
         UsageError: the file is missing, not YAML, or not what `schema` describes; one line for each fault.
@@ -291,10 +293,10 @@ def read_params(path: Path, *, overrides: Sequence[str] = ()) -> Params:
         raise UsageError(f"{path}: not found. Give the file with --params, or run in the repository.") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    return parse_params(text, where=str(path), overrides=overrides)
+    return parse_params(text, where=str(path), overrides=overrides, tasks=tasks)
 
 
-def parse_params(text: str, *, where: str = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+def parse_params(text: str, *, where: str = "params.yaml", overrides: Sequence[str] = (), tasks: str = "") -> Params:
     """Returns the params in a YAML text; `where` names it in messages. Raises like `read_params`."""
     value = _read_yaml(text, where=where)
     if not isinstance(value, dict):
@@ -302,9 +304,10 @@ def parse_params(text: str, *, where: str = "params.yaml", overrides: Sequence[s
     for override in overrides:
         _override(value, override)
     try:
-        return Params.model_validate(value)
+        params = Params.model_validate(value)
     except ValidationError as error:
         raise UsageError("\n".join(f"{where}: {_explain(fault)}" for fault in error.errors())) from None
+    return params.only(split_names(tasks)) if tasks else params
 
 
 def schema() -> str:

@@ -1,6 +1,6 @@
 """What a task is: its kind, its label space, and how labels become numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,15 @@ class Task:
     kind: str
     classes: tuple[str, ...] = ()
     range: tuple[float, float] | None = None
+
+    @classmethod
+    def from_facts(cls, name: str, facts: Mapping[str, Any]) -> "Task":
+        """Returns the task that `facts` describe; any other keys in them are left alone."""
+        return cls(name, facts["kind"], tuple(facts["classes"]), tuple(facts["range"]) if facts["range"] else None)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what `from_facts` reads, as plain JSON values."""
+        return {"kind": self.kind, "classes": list(self.classes), "range": list(self.range) if self.range else None}
 
     @property
     def num_outputs(self) -> int:
@@ -55,3 +64,8 @@ class Task:
                 f"task {self.name}: label {error.args[0]!r} is not one of its classes {list(self.classes)}. "
                 f"Run `mtlops validate`: its report lists the rows."
             ) from None
+
+
+def split_names(text: str) -> list[str]:
+    """Returns the names in a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -81,7 +81,7 @@ def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
     return read_request(
         options.params,
         overrides=options.overrides,
-        tasks=[name.strip() for name in options.tasks.split(",") if name.strip()],
+        tasks=options.tasks,
         reason=options.reason,
         data_repo=data_repo,
         data_rev=options.data_rev,

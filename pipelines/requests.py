@@ -12,6 +12,7 @@ from mtlops.catalog import DATASETS, ENCODERS
 from mtlops.errors import PlatformError, UsageError
 from mtlops.files import sha256_file
 from mtlops.params import Params, read_params
+from mtlops.tasks import split_names
 
 LONGEST_PARAMETER = 10_000
 """Bytes; Kubeflow refuses longer parameters."""
@@ -48,7 +49,7 @@ def read_request(
     path: Path,
     *,
     overrides: Sequence[str] = (),
-    tasks: Sequence[str] = (),
+    tasks: str = "",
     reason: str = "",
     data_repo: str = "",
     data_rev: str = "",
@@ -60,7 +61,7 @@ def read_request(
         PlatformError: the data repository cannot be read.
     """
     params = read_params(path, overrides=overrides)
-    chosen = params.only(tasks) if tasks else params
+    chosen = params.only(split_names(tasks)) if tasks else params
     text = yaml.safe_dump(params.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=120)
     if len(text.encode()) > LONGEST_PARAMETER:
         raise UsageError(
@@ -69,7 +70,7 @@ def read_request(
         )
     return Request(
         params=text,
-        tasks=",".join(tasks),
+        tasks=",".join(split_names(tasks)),
         reason=reason,
         data_repo=data_repo,
         data_rev=data_rev,

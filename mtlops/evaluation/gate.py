@@ -62,5 +62,6 @@ def decide(tasks: Mapping[str, TaskVerdict]) -> Decision:
     """Returns the suite's decision: the worst verdict of its tasks, with the decisive reason of each such task."""
     verdict = max((task.verdict for task in tasks.values()), key=VERDICTS.index)
     if verdict == "PROMOTE":
-        return Decision(verdict, (f"All {len(tasks)} tasks pass the gate.",), tasks)
+        passed = f"All {len(tasks)} tasks pass the gate." if len(tasks) > 1 else "The one task passes the gate."
+        return Decision(verdict, (passed,), tasks)
     return Decision(verdict, tuple(task.reasons[0] for task in tasks.values() if task.verdict == verdict), tasks)

@@ -49,7 +49,7 @@ class Backbone:
             trunk=trunk,
             pairs=self.pairs,
             tokenizer=Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens),
-            identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}",
+            identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}/{self.device.type}",
         )
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The folder of a trained model: one set of files per task, so that a task can be replaced alone.
 
-model.json                      encoder, `model` section, length limit, tasks
-tasks/<task>/adapter.safetensors, head.safetensors, task.json
+model.json      encoder, `model` section, length limit, tasks
+tasks/<task>/   adapter.safetensors, head.safetensors, task.json
 """
 
 from collections.abc import Mapping
@@ -41,10 +41,6 @@ class TrainedModel:
     tasks: tuple[Task, ...]
     tensors: dict[str, Tensors]
 
-    def task(self, name: str) -> Task:
-        """Returns the task called `name`."""
-        return next(task for task in self.tasks if task.name == name)
-
 
 def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
     """Writes one task's files below `folder`; `facts` go into its task.json."""
@@ -54,13 +50,7 @@ def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts:
         chosen = {n: t.detach().cpu().contiguous() for n, t in tensors.items() if n.startswith(wanted)}
         with atomic_path(target / f"{part}.safetensors") as path:
             path.write_bytes(save(chosen))
-    description = {
-        "name": task.name,
-        "kind": task.kind,
-        "classes": list(task.classes),
-        "range": list(task.range) if task.range else None,
-    }
-    write_json(target / "task.json", {**description, **facts})
+    write_json(target / "task.json", {"name": task.name, **task.facts(), **facts})
 
 
 def save_model(
@@ -89,7 +79,10 @@ def load_model(folder: Path) -> TrainedModel:
             f"{folder}/model.json: schema_version {value['schema_version']}, this mtlops reads {SCHEMA_VERSION}. "
             f"Run `mtlops train` again."
         )
-    tasks = tuple(_read_task(folder / "tasks" / name / "task.json") for name in value["tasks"])
+    tasks = tuple(
+        Task.from_facts(name, read_json(folder / "tasks" / name / "task.json", made_by="mtlops train"))
+        for name in value["tasks"]
+    )
     return TrainedModel(
         encoder=value["encoder"],
         model=Model.model_validate(value["model"]),
@@ -97,12 +90,6 @@ def load_model(folder: Path) -> TrainedModel:
         tasks=tasks,
         tensors={task.name: _read_tensors(folder / "tasks" / task.name) for task in tasks},
     )
-
-
-def _read_task(path: Path) -> Task:
-    value = read_json(path, made_by="mtlops train")
-    limits = tuple(value["range"]) if value["range"] else None
-    return Task(value["name"], value["kind"], tuple(value["classes"]), limits)
 
 
 def _read_tensors(folder: Path) -> Tensors:

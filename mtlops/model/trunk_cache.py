@@ -4,9 +4,9 @@ A row's value is a pure function of the row: it is always computed in a batch of
 its length calls for (padded with copies), because matrix products of another shape may round otherwise.
 So a warm cache, a cold one and one filled by another run give the same bits.
 
-Layout, below one folder per (trunk, tokenizer, cut, length limit): `<name>.f32`, row after row its mean-pooled
-vector and then one vector a token, and `<name>.json`, which names those rows and makes the shard count once it
-is there.
+Layout, below one folder per (trunk, tokenizer, cut, length limit, kind of device): `<name>.f32`, row after row its
+mean-pooled vector and then one vector a token, and `<name>.json`, which names those rows and makes the shard count
+once it is there.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class TrunkCache:
         trunk: the frozen encoder, on the device that computes.
         pairs: what lies above the cut.
         tokenizer: the trunk's tokenizer.
-        identity: what else the values depend on (hashes of trunk and tokenizer, length limit).
+        identity: what else the values depend on (hashes of trunk and tokenizer, length limit, device).
     """
 
     def __init__(

@@ -139,9 +139,7 @@ def _manifest(
         "tasks": {
             task.name: {
                 "position": position,
-                "kind": task.kind,
-                "classes": list(task.classes),
-                "range": list(task.range) if task.range else None,
+                **task.facts(),
                 "columns": [0, task.num_outputs],
                 "pooling": model.model.pooling,
                 "threshold": 0.5 if task.kind in ("binary", "multilabel") else None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtlops.bundle import code_digest
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.files import atomic_folder, sha256_file, write_json
@@ -60,7 +61,7 @@ def train(
     """
     device = _set_up(params)
     backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
-    _warn_about_no_ops(params, backbone)
+    _warn_about_cls(params, backbone)
     learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
@@ -92,8 +93,8 @@ def _set_up(params: Params) -> str:
     return device
 
 
-def _warn_about_no_ops(params: Params, backbone: Backbone) -> None:
-    if params.model.pooling == "cls" and backbone.pairs.cut == len(backbone.pairs.layers) + backbone.pairs.cut - 1:
+def _warn_about_cls(params: Params, backbone: Backbone) -> None:
+    if params.model.pooling == "cls" and len(backbone.pairs.layers) == 1:
         logger.warning(
             "model.pooling: 'cls' with an adapter in the last layer only loses quality. Use 'mean', or lower "
             "model.adapter_drop."
@@ -118,6 +119,7 @@ def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
         "data": sha256_file(prepared / "manifest.json"),
         "encoder": backbone.facts,
         "device": str(backbone.device),
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

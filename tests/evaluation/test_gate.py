@@ -59,6 +59,7 @@ def test_without_floor_and_baseline_a_task_passes_and_says_so() -> None:
 def test_the_whole_is_as_good_as_its_worst_task() -> None:
     good, held, bad = (TaskVerdict(v, (f"because {v}", "and more")) for v in ("PROMOTE", "HOLD", "REJECT"))
     assert decide({"a": good, "b": good}).reasons == ("All 2 tasks pass the gate.",)
+    assert decide({"a": good}).reasons == ("The one task passes the gate.",)
     assert decide({"a": good, "b": held}).verdict == "HOLD"
     decision = decide({"a": good, "b": held, "c": bad, "d": bad})
     assert decision.verdict == "REJECT"

@@ -37,7 +37,7 @@ def md5(own: Path, *, revision: str = "") -> str:
 
 
 def test_params_travel_as_text_with_overrides_applied() -> None:
-    request = read_request(PARAMS, overrides=["train.epochs=2"], tasks=["topic", "sentiment"], reason="a 'reason'")
+    request = read_request(PARAMS, overrides=["train.epochs=2"], tasks="topic, sentiment", reason="a 'reason'")
     assert parse_params(request.params) == read_params(PARAMS, overrides=["train.epochs=2"])
     assert request.params.isascii()
     assert (request.tasks, request.reason) == ("topic,sentiment", "a 'reason'")
@@ -56,7 +56,7 @@ def test_digest_follows_the_content_of_own_files(own: Path) -> None:
 
 
 def test_digest_leaves_out_tasks_that_are_not_asked_for(own: Path) -> None:
-    assert read_request(own / "params.yaml", data_repo=str(own), tasks=["topic"]).data_md5 == ""
+    assert read_request(own / "params.yaml", data_repo=str(own), tasks="topic").data_md5 == ""
 
 
 def test_digest_of_a_revision_is_that_of_its_content(own: Path) -> None:
@@ -90,7 +90,7 @@ def test_missing_file_in_a_repository_is_said(own: Path) -> None:
 
 def test_unknown_task_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match="no task 'topics'"):
-        read_request(PARAMS, tasks=["topics"])
+        read_request(PARAMS, tasks="topics")
 
 
 def test_params_too_long_for_kubeflow_are_refused(own: Path) -> None:

@@ -47,6 +47,18 @@ def test_killed_runs_end_with_the_bytes_of_an_uninterrupted_one(work: Workspace,
     assert not list((work.root / "data/cache").glob("checkpoint*"))
 
 
+def test_a_killed_run_is_not_resumed_by_other_code(work: Workspace, tmp_path: Path) -> None:
+    _kill_at(work.root, "epoch=1 task=mood")
+    package = Path(shutil.copytree(Path(ENVIRONMENT["PYTHONPATH"]) / "mtlops", tmp_path / "other/mtlops"))
+    with (package / "training/loop.py").open("a", encoding="utf-8") as file:
+        file.write("# another loop\n")
+    done = subprocess.run(
+        TRAIN, cwd=work.root, env=ENVIRONMENT | {"PYTHONPATH": str(package.parent)},
+        check=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "resumed" not in done.stderr
+
+
 @pytest.mark.parametrize(("step", "limit", "output"), [("train", 4_000, "trained"), ("export", 50_000, "candidate")])
 def test_full_disk_is_a_platform_error_and_keeps_the_old_output(
     work: Workspace, step: str, limit: int, output: str
