@@ -200,16 +200,45 @@ class Train(_Section):
 
 
 class Gates(_Section):
-    """What a task must reach to be promoted."""
+    """What a task must reach to be promoted. Levels and default sizes were measured: docs/benchmarks.md."""
 
+    mode: Literal["enforced", "dry-run", "disabled"] = "enforced"
+    """`enforced`: the verdict is what the rules say. `dry-run`: they are applied and reported, the verdict is
+    PROMOTE. `disabled`: they are not applied."""
     floor: dict[str, float] = {}
     """Least value of a task's primary metric; below it the task is rejected."""
     baseline: Literal["majority", "tfidf", "frozen", "none"] = "frozen"
     """A task is held when even the upper end of its interval is below this baseline."""
+    promote_when: Literal["better", "not-worse"] = "better"
+    """With a champion: promote only when some task is significantly better, or as soon as none is worse."""
+    alpha: float = Field(0.05, gt=0, le=0.2)
+    """Largest share of null comparisons (nothing but the seed changed) that may end in PROMOTE, and likewise in
+    REJECT: over all tasks and slices together (Holm 1979)."""
+    margin: float = Field(0.005, ge=0)
+    """Changes of the primary metric up to this size are no change: another seed alone brings as much. Better and
+    worse are tested against it."""
+    max_drop: float | None = Field(0.03, gt=0)
+    """A loss of the primary metric that must not pass: a task is held unless its test rows rule out a loss of this
+    size at level `alpha`. Few test rows rule out little; `null` switches the rule off."""
+    allow_removed: bool = False
+    """Whether a task of the champion may be missing; else the suite is held."""
+    slice_rows: int = Field(50, ge=2)
+    """Slices of fewer test rows are shown, but not judged."""
+    robustness_rows: int = Field(200, ge=0)
+    """Test rows of each task that are perturbed to measure robustness; 0 switches it off."""
+    behaviour_pass_rate: float | None = Field(None, ge=0, le=1)
+    """Least share of a task's behavioural cases that must pass; below it the task is rejected."""
+    twins: Literal["auto", "always", "never"] = "auto"
+    """When each task is also trained alone, to measure negative transfer; `auto`: where something trainable is
+    shared."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Largest median time of one text through the exported bundle, all tasks, in milliseconds."""
+    max_bundle_mb: float | None = Field(None, gt=0)
+    """Largest size of the exported bundle, in megabytes (10^6 bytes)."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of the bootstrap intervals."""
     resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples."""
+    """Bootstrap resamples; the smallest p-value is 1 / (resamples + 1)."""
     seed: int = 0
     """Seed of the bootstrap."""
 
