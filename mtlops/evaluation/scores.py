@@ -9,18 +9,13 @@ from numpy.typing import NDArray
 
 from mtlops import catalog
 from mtlops.decoding import Outputs
-from mtlops.evaluation.bootstrap import Floats, Interval, Resamples, interval, resample_groups
-from mtlops.evaluation.metrics import Bin, Metrics, confusion, reliability
+from mtlops.evaluation.bootstrap import Interval, resample_groups
+from mtlops.evaluation.comparison import Change, compare, measure
+from mtlops.evaluation.metrics import Bin, confusion, reliability
 from mtlops.params import Gates
 from mtlops.tasks import Task
 
 Intervals = Mapping[str, Interval]
-
-BIASED = frozenset({"ece"})
-"""Metrics that chance alone makes larger: an absolute gap in a bin of few rows is never negative. A resample adds
-that chance a second time, so its values are moved back by their mean's distance from the plain value (bootstrap
-estimate of bias, Efron and Tibshirani 1993, chapter 10). The interval then says how much the plain value varies;
-it does not say that a calibration error of 0 is excluded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class Scores:
         classes: each class, empty for a regression.
         confusion: counts (see `metrics.confusion`), or None for a regression.
         calibration: bins of the reliability diagram.
+        champion: this model against the champion on the same rows, or None without one that does this task.
+        twin: this model against the same task trained alone, or None where that was not done.
     """
 
     kind: str
@@ -62,6 +59,8 @@ class Scores:
     classes: Mapping[str, ClassScores]
     confusion: NDArray[np.int64] | None
     calibration: Sequence[Bin]
+    champion: Change | None = None
+    twin: Change | None = None
 
 
 def score(
@@ -73,6 +72,8 @@ def score(
     baselines: Mapping[str, Outputs],
     rows: Mapping[str, int],
     gates: Gates,
+    champion: Outputs | None = None,
+    twin: Outputs | None = None,
 ) -> Scores:
     """Returns what the test rows say about one task.
 
@@ -85,12 +86,19 @@ def score(
         model: answers of the trained model.
         baselines: answers of each baseline.
         rows: rows of each split, as they are reported.
-        gates: level, number and seed of the resamples, and the floors.
+        gates: level, number and seed of the resamples, the margins, and the floors.
+        champion: answers of the champion, where it does this task.
+        twin: answers of the task's own model, trained alone.
     """
     kind = catalog.KINDS[task.kind]
     samples = resample_groups(groups, num_samples=gates.resamples, seed=gates.seed)
-    ours = _measure(task, labels, model, samples)
-    theirs = {name: _measure(task, labels, outputs, samples) for name, outputs in baselines.items()}
+    ours = measure(task, labels, model, samples)
+    theirs = {name: measure(task, labels, outputs, samples) for name, outputs in baselines.items()}
+    against = {
+        name: compare(task, labels, model, other, samples=samples, gates=gates)
+        for name, other in {"champion": champion, "twin": twin}.items()
+        if other is not None
+    }
     counts = None if task.kind == "regression" else confusion(task, labels, model)
     return Scores(
         kind=task.kind, rows=rows, groups=samples.num_groups, primary=kind.primary, floor=gates.floor.get(task.name),
@@ -98,7 +106,7 @@ def score(
         baselines={name: measured.intervals(gates.confidence) for name, measured in theirs.items()},
         margins={name: ours.minus(measured, kind.primary, gates.confidence) for name, measured in theirs.items()},
         classes={} if counts is None else _classes(task, counts), confusion=counts,
-        calibration=reliability(task, labels, model),
+        calibration=reliability(task, labels, model), **against,
     )  # fmt: skip
 
 
@@ -108,33 +116,6 @@ def mean_primary(scores: Mapping[str, Scores], *, weights: Mapping[str, float]) 
     values = {"model": [s.metrics[s.primary].value for s in found]}
     values |= {b: [s.baselines[b][s.primary].value for s in found] for b in found[0].baselines}
     return {name: float(np.average(v, weights=[weights[task] for task in scores])) for name, v in values.items()}
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Metrics of one model: plain values, and values (B,) on the resamples."""
-
-    values: Mapping[str, float]
-    resampled: Mapping[str, Floats]
-
-    def intervals(self, confidence: float) -> dict[str, Interval]:
-        return {m: interval(value, self._unbiased(m), confidence=confidence) for m, value in self.values.items()}
-
-    def minus(self, other: "_Measured", metric: str, confidence: float) -> Interval:
-        difference = self.resampled[metric] - other.resampled[metric]
-        return interval(self.values[metric] - other.values[metric], difference, confidence=confidence)
-
-    def _unbiased(self, metric: str) -> Floats:
-        resampled = self.resampled[metric]
-        if metric not in BIASED:
-            return resampled
-        moved: Floats = (resampled - resampled.mean() + self.values[metric]).clip(min=0.0)
-        return moved
-
-
-def _measure(task: Task, labels: NDArray[Any], outputs: Outputs, samples: Resamples) -> _Measured:
-    metrics: Metrics = catalog.load(catalog.KINDS[task.kind].metrics)
-    return _Measured(metrics(task, labels, outputs), metrics.over(samples, task, labels, outputs))
 
 
 def _classes(task: Task, counts: NDArray[np.int64]) -> dict[str, ClassScores]:
