@@ -1,5 +1,11 @@
-"""evaluate: a trained model and the test rows in, measurements and a verdict out."""
+"""evaluate: a trained model and the test rows in, measurements and a verdict out.
 
+The verdict rests on what evaluation.json says and on nothing else (`evaluation.gate.decide`), so it can be made again
+from that file.
+"""
+
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -11,15 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from mtlops.data.prepared import SPLITS, read_split
-from mtlops.decoding import decode
+from mtlops.decoding import Outputs, decode
 from mtlops.errors import ArtefactError, DataError
 from mtlops.evaluation import baselines
-from mtlops.evaluation.gate import decide, judge
+from mtlops.evaluation.gate import decide
 from mtlops.evaluation.scores import Scores, mean_primary, score
 from mtlops.files import write_json
 from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
+from mtlops.serving.champion import Champion, open_champion
+from mtlops.steps.twins import train_twins
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
@@ -49,6 +57,14 @@ class Evaluated:
     decision: str
 
 
+@dataclass(frozen=True)
+class _Opponents:
+    """Answers of others, beside the baselines, to the test rows of each task that they do."""
+
+    champion: Mapping[str, Outputs]
+    twins: Mapping[str, Outputs]
+
+
 def evaluate(
     params: Params,
     *,
@@ -56,41 +72,102 @@ def evaluate(
     encoder: Path = Path("data/encoder"),
     trained: Path = Path("models/trained"),
     cache: Path = Path("data/cache"),
+    registry: str = "",
     report: Path = Path("reports/evaluation.json"),
     decision: Path = Path("reports/decision.json"),
 ) -> Evaluated:
-    """Measures every task on its test rows, beside three baselines, and writes the report and the decision.
+    """Measures every task on its test rows, beside three baselines and the champion, and writes report and decision.
+
+    Args:
+        params: of the suite.
+        prepared: folder of prepared splits.
+        encoder: folder of the pretrained encoder.
+        trained: folder of the trained model.
+        cache: folder of the trunk cache, of fetched bundles and of twins.
+        registry: URL of the registry whose champion answers the same rows; empty: there is no champion.
+        report: where evaluation.json goes.
+        decision: where decision.json goes.
 
     Raises:
-        ArtefactError: an earlier step's file is missing or damaged, or the model answers not-a-number.
+        ArtefactError: an earlier step's file or the champion is missing or damaged, or the model answers not-a-number.
         DataError: a task has no test rows, or a label outside its classes.
-        PlatformError: a report cannot be written.
+        PlatformError: a report cannot be written, or the registry not be reached.
     """
     predictor = Predictor(trained, encoder, cache=cache)
-    scores = {task.name: _scores(task, prepared, predictor, params.gates) for task in params.tasks()}
-    verdicts = {name: judge(name, found, baseline=params.gates.baseline) for name, found in scores.items()}
-    decided = decide(verdicts)
-    gates = params.gates
+    tests = {task.name: read_split(prepared, task.name, "test") for task in params.tasks()}
+    champion = open_champion(registry, cache=cache, threads=params.train.threads) if registry else None
+    twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
+    opponents = _Opponents(_champion_answers(params, champion, tests), twins.answers(tests))
+    scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
     content = {
         "schema_version": SCHEMA_VERSION,
-        "bootstrap": {"confidence": gates.confidence, "resamples": gates.resamples, "seed": gates.seed},
+        "bootstrap": params.gates.model_dump(include={"confidence", "resamples", "seed"}),
+        "gate": _gate(params.gates),
+        "champion": _champion_facts(params, champion),
+        "twins": {"mode": params.gates.twins, "said": twins.said},
         "mean": _rounded(mean_primary(scores, weights={t: spec.weight for t, spec in params.suite.tasks.items()})),
-        "tasks": {task.name: _to_json(task, scores[task.name]) for task in params.tasks()},
+        "tasks": {
+            task.name: {
+                **_to_json(task, scores[task.name]),
+                "comparison": champion.comparison(task) if champion else "new",
+                "rows_sha256": _rows_sha256(tests[task.name]),
+            }
+            for task in params.tasks()
+        },
     }
+    decided = decide(content)
     write_report(report, content)
     write_json(report.with_name("scores.json"), _score_rows(content["tasks"]))
     write_report(decision, {"schema_version": SCHEMA_VERSION, **asdict(decided)})
-    logger.info("verdict=%s report=%s", decided.verdict, report)
+    logger.info("verdict=%s champion=%s report=%s", decided.verdict, decided.champion, report)
     return Evaluated(
         verdict=decided.verdict,
-        tasks={name: task.verdict for name, task in verdicts.items()},
+        tasks={name: task.verdict for name, task in decided.tasks.items()},
         metrics={f"{name}/{s.primary}": s.metrics[s.primary].value for name, s in scores.items()},
         report=str(report),
         decision=str(decision),
     )
 
 
-def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates) -> Scores:
+def _champion_answers(params: Params, champion: Champion | None, tests: Mapping[str, pa.Table]) -> dict[str, Outputs]:
+    """The champion's answers to the test rows of each task that it does in the same way."""
+    if champion is None or params.gates.mode == "disabled":
+        return {}
+    compared = [task.name for task in params.tasks() if champion.comparison(task) == "compared"]
+    started = time.monotonic()
+    answers = champion.answers({name: tests[name]["text"].to_pylist() for name in compared})
+    logger.info("champion=%s tasks=%d seconds=%.1f", champion.bundle_id, len(compared), time.monotonic() - started)
+    return answers
+
+
+def _champion_facts(params: Params, champion: Champion | None) -> dict[str, Any] | None:
+    if champion is None:
+        return None
+    return {"bundle_id": champion.bundle_id, "url": champion.url, "removed": champion.removed(params.tasks())}
+
+
+def _gate(gates: Gates) -> dict[str, Any]:
+    """The settings that the verdict rests on, and how often it may be wrong with them."""
+    settings = {
+        "mode", "baseline", "promote_when", "alpha", "margin", "max_drop", "allow_removed", "slice_rows",
+        "behaviour_pass_rate",
+    }  # fmt: skip
+    stated = {
+        "promote_without_cause": gates.alpha,
+        "reject_without_cause": gates.alpha,
+        "promote_in_spite_of_max_drop": None if gates.max_drop is None else gates.alpha,
+    }
+    return {**gates.model_dump(include=settings), "stated_error_rates": stated}
+
+
+def _rows_sha256(table: pa.Table) -> str:
+    """Names the test rows: which they are, in which order, what their labels and groups are."""
+    columns = [table[name].to_pylist() for name in ("row_id", "label", "group")]
+    rows = json.dumps(list(zip(*columns, strict=True)), ensure_ascii=False, default=str)
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, opponents: _Opponents) -> Scores:
     started = time.monotonic()
     tables = {split: read_split(prepared, task.name, split) for split in SPLITS}
     counts = {split: table.num_rows for split, table in tables.items()}
@@ -108,6 +185,7 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates) -> S
     found = score(
         task, test.labels, groups=tables["test"]["group"].to_pylist(), model=outputs.pop("model"), baselines=outputs,
         rows=counts, gates=gates,
+        champion=opponents.champion.get(task.name), twin=opponents.twins.get(task.name),
     )  # fmt: skip
     value, seconds = found.metrics[found.primary].value, time.monotonic() - started
     logger.info("task=%s test_rows=%d %s=%.3f seconds=%.1f", task.name, counts["test"], found.primary, value, seconds)
