@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mtlops.decoding import Calibration
 from mtlops.errors import ArtefactError
 from mtlops.files import read_json, sha256_file, sha256_tree, write_json
 from mtlops.tasks import Task
@@ -61,6 +62,11 @@ class Bundle:
     def tasks(self) -> tuple[Task, ...]:
         """The tasks in the order of their positions in the graph."""
         return tuple(Task.from_facts(name, facts) for name, facts in self.manifest["tasks"].items())
+
+    @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """How each task's logits become answers, by task."""
+        return {name: Calibration.from_facts(facts) for name, facts in self.manifest["tasks"].items()}
 
     def golden(self) -> list[dict[str, Any]]:
         """Returns the golden rows: each a text and the expected logits by task."""

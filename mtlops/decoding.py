@@ -1,11 +1,49 @@
 """From logits to answers: the same few lines of NumPy in evaluation, export and serving."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.tasks import Task
+
+THRESHOLD = 0.5
+"""A class of a binary or multilabel task is answered from this probability on, unless another was fitted."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted on validation rows to turn a task's logits into answers.
+
+    Attributes:
+        temperature: logits are divided by it (Guo et al. 2017, arXiv:1706.04599, section 4.2); 1 changes nothing.
+        thresholds: least probability from which a class is answered: binary one value, for the second class;
+            multilabel one a class; empty means `THRESHOLD` for each. Other kinds have none.
+    """
+
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "Calibration":
+        """Returns what `facts` (of task.json or of a manifest) say; one of an earlier version says nothing."""
+        found = facts.get("threshold")
+        thresholds = found if isinstance(found, list) else [] if found is None else [found]
+        return cls(float(facts.get("temperature", 1.0)), tuple(map(float, thresholds)))
+
+    def facts(self, task: Task) -> dict[str, Any]:
+        """Returns what `from_facts` reads: `temperature`, and `threshold` (binary a number, multilabel a list, else
+        None).
+        """
+        thresholds = list(self.thresholds or [THRESHOLD] * len(task.classes))
+        found = {"binary": thresholds[0] if thresholds else None, "multilabel": thresholds}
+        return {"temperature": self.temperature, "threshold": found.get(task.kind)}
+
+
+UNCALIBRATED = Calibration()
+"""Logits as they are, thresholds of `THRESHOLD`."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +61,25 @@ class Outputs:
     values: NDArray[np.float32] | None = None
 
 
-def decode(task: Task, logits: NDArray[np.float32]) -> Outputs:
+def decode(task: Task, logits: NDArray[np.float32], calibration: Calibration = UNCALIBRATED) -> Outputs:
     """Returns the answers that logits stand for.
 
     Shapes: logits: (N, task.num_outputs) float32. Every kind with classes has one logit a class, in class
-    order: softmax for one class of several, sigmoid and a threshold of 0.5 for multilabel. An ordinal
-    answer is the median class, which minimises the expected distance in ranks. A regression's only logit
-    is already in label units.
+    order: softmax for one class of several, sigmoid and a threshold a class for multilabel. The second class
+    of a binary task is answered from its threshold on. An ordinal answer is the median class, which minimises
+    the expected distance in ranks. A regression's only logit is already in label units; nothing calibrates it.
     """
     if task.kind == "regression":
         lowest, highest = task.range or (-np.inf, np.inf)
         return Outputs(values=np.clip(logits[:, 0], lowest, highest).astype(np.float32))
+    cooled = logits / np.float32(calibration.temperature)
+    thresholds = np.asarray(calibration.thresholds or THRESHOLD, dtype=np.float32)
     if task.kind == "multilabel":
-        shares: NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
-        return Outputs(probabilities=shares, labels=shares >= 0.5)
-    probabilities = softmax(logits)
+        shares: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -cooled))
+        return Outputs(probabilities=shares, labels=shares >= thresholds)
+    probabilities = softmax(cooled)
+    if task.kind == "binary":
+        return Outputs(probabilities=probabilities, labels=(probabilities[:, 1] >= thresholds).astype(np.int64))
     if task.kind == "ordinal":
         labels = (np.cumsum(probabilities, axis=1) < 0.5).sum(axis=1).clip(max=len(task.classes) - 1)
         return Outputs(probabilities=probabilities, labels=labels.astype(np.int64))

@@ -189,6 +189,10 @@ class Train(_Section):
     """Share of a task's steps in which the rate rises from 0; then it falls linearly to 0."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of one task's gradient."""
+    thresholds: Literal["fixed", "fitted"] = "fixed"
+    """From which probability on a class of a binary or multilabel task is answered: 0.5, or what gives the best
+    macro-F1 on the validation rows. On 380 rows of the default suite's binary task, `fitted` lost .006 on test rows;
+    on 450 rows of a multilabel one it gained .005 (means over 200 splits)."""
     seed: int = 0
     """Seed of weights, order and dropout."""
     threads: int = Field(0, ge=0)

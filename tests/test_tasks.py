@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtlops.decoding import decode
+from mtlops.decoding import UNCALIBRATED, Calibration, decode
 from mtlops.errors import DataError
 from mtlops.tasks import Task
 
@@ -41,6 +41,35 @@ def test_regression_stays_in_its_range() -> None:
 def test_multilabel_threshold() -> None:
     outputs = decode(Task("t", "multilabel", ("a", "b")), np.array([[2.0, -2.0]], dtype=np.float32))
     assert outputs.labels.tolist() == [[True, False]]
+
+
+def test_a_temperature_moves_probabilities_and_no_answer() -> None:
+    task = Task("t", "multiclass", ("a", "b"))
+    outputs = decode(task, np.array([[0.0, np.log(9.0)]], dtype=np.float32), Calibration(temperature=2.0))
+    assert outputs.probabilities == pytest.approx(np.array([[0.25, 0.75]])) and outputs.labels.tolist() == [1]
+    several = decode(Task("t", "multilabel", ("a",)), np.array([[-1e4], [2.0]], dtype=np.float32), Calibration(0.5))
+    assert several.probabilities == pytest.approx(np.array([[0.0], [1 / (1 + np.exp(-4.0))]]))
+
+
+def test_thresholds_decide_binary_and_multilabel_answers() -> None:
+    logits = np.log(np.array([[0.7, 0.3], [0.5, 0.5], [0.4, 0.6]], dtype=np.float32))
+    task = Task("t", "binary", ("no", "yes"))
+    assert decode(task, logits).labels.tolist() == [0, 1, 1]
+    assert decode(task, logits, Calibration(thresholds=(0.25,))).labels.tolist() == [1, 1, 1]
+    assert decode(task, logits, Calibration(thresholds=(0.55,))).labels.tolist() == [0, 0, 1]
+    several = Task("t", "multilabel", ("a", "b"))
+    answers = decode(several, np.zeros((1, 2), dtype=np.float32), Calibration(thresholds=(0.6, 0.4)))
+    assert answers.labels.tolist() == [[False, True]]
+
+
+def test_a_calibration_is_what_its_facts_say() -> None:
+    binary, several = Task("t", "binary", ("no", "yes")), Task("t", "multilabel", ("a", "b"))
+    assert UNCALIBRATED.facts(binary) == {"temperature": 1.0, "threshold": 0.5}
+    assert UNCALIBRATED.facts(several) == {"temperature": 1.0, "threshold": [0.5, 0.5]}
+    assert UNCALIBRATED.facts(Task("t", "regression")) == {"temperature": 1.0, "threshold": None}
+    for task, calibration in ((binary, Calibration(2.0, (0.4,))), (several, Calibration(0.5, (0.4, 0.6)))):
+        assert Calibration.from_facts(calibration.facts(task)) == calibration
+    assert Calibration.from_facts({"kind": "binary", "threshold": 0.5}) == Calibration(1.0, (0.5,))
 
 
 def test_softmax_survives_large_logits() -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mtlops.decoding import Calibration
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path, read_json, write_json
 from mtlops.model.multitask import Tensors
@@ -33,6 +34,7 @@ class TrainedModel:
         max_tokens: the length limit it was trained with.
         tasks: tasks in suite order.
         tensors: every task's tensors by name; heads give logits in label units.
+        calibrations: how each task's logits become answers.
     """
 
     encoder: dict[str, Any]
@@ -40,6 +42,7 @@ class TrainedModel:
     max_tokens: int
     tasks: tuple[Task, ...]
     tensors: dict[str, Tensors]
+    calibrations: dict[str, Calibration]
 
 
 def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
@@ -79,16 +82,15 @@ def load_model(folder: Path) -> TrainedModel:
             f"{folder}/model.json: schema_version {value['schema_version']}, this mtlops reads {SCHEMA_VERSION}. "
             f"Run `mtlops train` again."
         )
-    tasks = tuple(
-        Task.from_facts(name, read_json(folder / "tasks" / name / "task.json", made_by="mtlops train"))
-        for name in value["tasks"]
-    )
+    facts = {name: read_json(folder / "tasks" / name / "task.json", made_by="mtlops train") for name in value["tasks"]}
+    tasks = tuple(Task.from_facts(name, found) for name, found in facts.items())
     return TrainedModel(
         encoder=value["encoder"],
         model=Model.model_validate(value["model"]),
         max_tokens=value["max_tokens"],
         tasks=tasks,
         tensors={task.name: _read_tensors(folder / "tasks" / task.name) for task in tasks},
+        calibrations={name: Calibration.from_facts(found) for name, found in facts.items()},
     )
 
 

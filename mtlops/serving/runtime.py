@@ -37,6 +37,7 @@ class Runtime:
     def __init__(self, bundle: Bundle, *, provider: str = "CPUExecutionProvider", threads: int = 0) -> None:
         self.bundle = bundle
         self.tasks = bundle.tasks
+        self._calibrations = bundle.calibrations
         self._tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
         self.bundle_id = bundle.id
         self._session = open_session(bundle.folder / "model.onnx", provider, threads=threads)
@@ -57,8 +58,8 @@ class Runtime:
             raise UsageError("no text to predict from. Give at least one.")
         logits = run(self._session, *pad(self._tokenizer.ids(texts)), wanted)
         return {
-            self.tasks[position].name: decode(self.tasks[position], logits[i, :, : self.tasks[position].num_outputs])
-            for i, position in enumerate(wanted)
+            task.name: decode(task, logits[i, :, : task.num_outputs], self._calibrations[task.name])
+            for i, task in enumerate(self.tasks[position] for position in wanted)
         }
 
     def _check_golden(self) -> None:

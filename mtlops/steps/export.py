@@ -142,7 +142,7 @@ def _manifest(
                 **task.facts(),
                 "columns": [0, task.num_outputs],
                 "pooling": model.model.pooling,
-                "threshold": 0.5 if task.kind in ("binary", "multilabel") else None,
+                **model.calibrations[task.name].facts(task),
                 "primary": judged["tasks"][task.name]["primary"],
                 "metrics": judged["tasks"][task.name]["metrics"],
                 "verdict": decided["tasks"][task.name]["verdict"],

@@ -14,6 +14,8 @@ import torch
 from mtlops.bundle import code_digest
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
+from mtlops.evaluation import calibration
+from mtlops.evaluation.calibration import Fitted
 from mtlops.files import atomic_folder, sha256_file, write_json
 from mtlops.model.predictor import Backbone
 from mtlops.model.trained import save_model, save_task
@@ -65,14 +67,16 @@ def train(
     learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    fitted = {name: _calibrate(learner, backbone) for name, learner in learners.items()}
     with atomic_folder(out) as folder:
-        for learner in learners.values():
-            save_task(folder, learner.task, learner.in_label_units(learner.best), facts=_facts(learner))
+        for name, learner in learners.items():
+            facts = _facts(learner) | fitted[name].calibration.facts(learner.task)
+            save_task(folder, learner.task, learner.in_label_units(learner.best), facts=facts)
         save_model(
             folder, encoder=backbone.facts, model=params.model,
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
         )  # fmt: skip
-    write_report(report, _report(learners, backbone, speed))
+    write_report(report, _report(learners, backbone, speed, fitted))
     write_json(report.with_name("curves.json"), _curves(learners))
     checkpoint.remove()
     best = {name: learner.progress.best_value for name, learner in learners.items()}
@@ -113,6 +117,15 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
     return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
 
 
+def _calibrate(learner: Learner, backbone: Backbone) -> Fitted:
+    """Fits temperature and thresholds on a learner's validation rows."""
+    logits = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.best))
+    fitted = calibration.fit(learner.task, logits, learner.valid.labels, thresholds=learner.params.thresholds)
+    for note in fitted.notes:
+        logger.info("task=%s %s", learner.task.name, note)
+    return fitted
+
+
 def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
     value = {
         "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train"}),
@@ -133,7 +146,9 @@ def _facts(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -> dict[str, Any]:
+def _report(
+    learners: Mapping[str, Learner], backbone: Backbone, speed: Speed, fitted: Mapping[str, Fitted]
+) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "device": str(backbone.device),
@@ -150,6 +165,12 @@ def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -
                 "epochs": learner.progress.epochs,
                 "best_epoch": learner.progress.best_epoch,
                 "best_value": learner.progress.best_value,
+                "calibration": {
+                    "rows": fitted[name].rows,
+                    **fitted[name].calibration.facts(learner.task),
+                    "log_loss": fitted[name].log_loss,
+                    "notes": fitted[name].notes,
+                },
             }
             for name, learner in learners.items()
         },

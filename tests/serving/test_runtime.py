@@ -31,12 +31,30 @@ def test_answers_are_the_trained_model_s(finished: Workspace, runtime: Runtime) 
     for task in runtime.tasks:
         test = read_split(finished.root / "data/prepared", task.name, "test")
         texts, row_ids = test["text"].to_pylist(), test["row_id"].to_pylist()
-        expected = decode(task, predictor.logits(texts, row_ids, task.name))
+        calibration = predictor.model.calibrations[task.name]
+        expected = decode(task, predictor.logits(texts, row_ids, task.name), calibration)
         answers = runtime.predict(texts)[task.name]
         for ours, theirs in ((answers.probabilities, expected.probabilities), (answers.values, expected.values)):
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_temperature_and_thresholds_of_the_manifest_decide(finished: Workspace, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.bundle, tmp_path / "bundle"))
+    manifest = read_json(folder / "manifest.json", made_by="mtlops export")
+    plain = Runtime(Bundle.open(finished.bundle)).predict(TEXTS)
+    manifest["tasks"]["topic"]["temperature"] = 2.0
+    manifest["tasks"]["mood"]["threshold"] = float(plain["mood"].probabilities[:, 1].max())
+    manifest["tasks"]["about"]["threshold"] = [1.0, 0.0]
+    del manifest["tasks"]["stars"]["temperature"]
+    write_json(folder / "manifest.json", manifest)
+    found = Runtime(Bundle.open(folder)).predict(TEXTS)
+    square = plain["topic"].probabilities ** 0.5
+    assert np.allclose(found["topic"].probabilities, square / square.sum(axis=1, keepdims=True), atol=1e-6)
+    assert found["mood"].labels.sum() == 1
+    assert found["about"].labels.tolist() == [[False, True]] * len(TEXTS)
+    assert np.array_equal(found["stars"].values, plain["stars"].values)
 
 
 def test_a_subset_of_tasks_answers_the_same(runtime: Runtime) -> None:
