@@ -38,7 +38,9 @@ def export(
     """
     import json
     import logging
+    import os
     import shutil
+    import tempfile
     from dataclasses import asdict
     from pathlib import Path
 
@@ -54,6 +56,7 @@ def export(
         prepared=Path(prepared.path),
         encoder=Path(encoder.path),
         trained=Path(trained.path),
+        cache=Path(os.environ.get("MTLOPS_WORK") or tempfile.mkdtemp()) / "cache",
         evaluation=Path(judged.path) / "evaluation.json",
         decision=Path(judged.path) / "decision.json",
         out=Path(bundle.path),

@@ -1,11 +1,13 @@
 """The bundle: a model directory whose manifest names the hash of every other file.
 
-manifest.json   what the bundle is; its own hash is the bundle's id
-trunk/          config.json, model.safetensors, tokenizer.json
-tasks/<task>/   adapter.safetensors, head.safetensors, task.json
-model.onnx      one graph for all tasks
-golden.json     inputs and expected logits
-card.md         model card
+manifest.json       what the bundle is; its own hash is the bundle's id
+trunk/              config.json, model.safetensors, tokenizer.json
+tasks/<task>/       adapter.safetensors, head.safetensors, task.json
+reference/<task>/   profile.json, profile.safetensors: what drift of the task is measured against
+reference/encoder/  the same of the inputs of all tasks together
+model.onnx          one graph for all tasks
+golden.json         inputs and expected logits
+card.md             model card
 """
 
 from collections.abc import Mapping

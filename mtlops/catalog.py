@@ -119,6 +119,23 @@ POOLINGS: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
+DRIFT: Mapping[str, Entry] = MappingProxyType(
+    {
+        "numeric": Entry(
+            "numbers: chi-square with an effect floor on counts between the reference's quantiles",
+            "mtlops.drift.histogram:Histogram",
+        ),
+        "categorical": Entry(
+            "words: chi-square with an effect floor on the counts of values, rare ones together",
+            "mtlops.drift.categories:Categories",
+        ),
+        "embedding": Entry(
+            "vectors: maximum mean discrepancy of random Fourier features with an effect floor, by permutation",
+            "mtlops.drift.embeddings:Embeddings",
+        ),
+    }
+)
+
 ENCODERS: Mapping[str, EncoderEntry] = MappingProxyType({
     "all-minilm-l6-v2": EncoderEntry(
         "sentence-transformers/all-MiniLM-L6-v2: English, 22.7 M parameters, 6 layers of 384",

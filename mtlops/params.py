@@ -258,6 +258,26 @@ class Export(_Section):
     """Rows per task in the golden file."""
 
 
+class Drift(_Section):
+    """What counts as drift, and of which columns."""
+
+    level: float = Field(0.05, gt=0, lt=0.5)
+    """Probability of at least one false alarm in one judgement of all tasks and kinds together, at the floors; where
+    nothing drifts at all it is far lower."""
+    effect_floor: float = Field(0.02, gt=0, lt=1)
+    """A column's shift up to this w^2 (sum of squared differences of shares, each over the pooled share) is no drift:
+    0.02 is a shift by 0.14 standard deviations, or 50 % becoming 57 %."""
+    embedding_floor: float = Field(0.002, gt=0, lt=2)
+    """A shift of the embeddings up to this squared maximum mean discrepancy (Gaussian kernel as wide as the median
+    distance) is no drift."""
+    bins: int = Field(10, ge=2, le=200)
+    """Bins of a numeric column: quantiles of the reference."""
+    min_rows: int = Field(50, ge=20)
+    """With fewer rows on either side the answer is "insufficient data"."""
+    columns: dict[str, Annotated[str, _choice(catalog.DRIFT)]] = {}
+    """Columns of the sources to watch beside texts, embeddings, labels and answers: name of the column -> its test."""
+
+
 class Params(_Section):
     """The whole of params.yaml; DVC depends on each section alone."""
 
@@ -268,6 +288,7 @@ class Params(_Section):
     train: Train = Train()
     gates: Gates = Gates()
     export: Export = Export()
+    drift: Drift = Drift()
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
 

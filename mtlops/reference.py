@@ -13,6 +13,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Sharing (`model.sharing`)": catalog.SHARING,
     "Adapters (`model.adapter`)": catalog.ADAPTERS,
     "Poolings (`model.pooling`)": catalog.POOLINGS,
+    "Drift tests (`drift.columns.<column>`)": catalog.DRIFT,
 }
 
 

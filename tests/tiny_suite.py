@@ -71,6 +71,6 @@ def run_all(work: Workspace) -> None:
         report=root / "reports/evaluation.json",
     )  # fmt: skip
     export(
-        params, **work.paths("prepared", "encoder", "trained", "evaluation", "decision"),
+        params, **work.paths("prepared", "encoder", "trained", "cache", "evaluation", "decision"),
         out=work.bundle, report=root / "reports/export.json",
     )  # fmt: skip

@@ -35,6 +35,14 @@ class Tokenizer:
         encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts])
         return [encoding.ids for encoding in encoded]
 
+    def unknown_shares(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Returns (N,): the share of each text's tokens, special ones left out, that the vocabulary lacks."""
+        unknown = self._tokenizer.token_to_id(str(getattr(self._tokenizer.model, "unk_token", None)))
+        if unknown is None:
+            return np.zeros(len(texts))
+        encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
+        return np.asarray([e.ids.count(unknown) / max(len(e.ids), 1) for e in encoded], dtype=np.float64)
+
 
 def pad(ids: Sequence[Sequence[int]], *, length: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns (input_ids, attention_mask), both (B, S) int64, S the longest row or `length`; padding is 0."""

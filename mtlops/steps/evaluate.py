@@ -27,6 +27,7 @@ from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
+from mtlops.steps.profiles import Profiler, measure_drift
 from mtlops.steps.twins import train_twins
 from mtlops.tasks import Task
 
@@ -99,6 +100,8 @@ def evaluate(
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
     opponents = _Opponents(_champion_answers(params, champion, tests), twins.answers(tests))
     scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
+    profiler = Profiler.open(params, prepared=prepared, encoder=encoder, predictor=predictor)
+    drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     content = {
         "schema_version": SCHEMA_VERSION,
         "bootstrap": params.gates.model_dump(include={"confidence", "resamples", "seed"}),
@@ -111,6 +114,7 @@ def evaluate(
                 **_to_json(task, scores[task.name]),
                 "comparison": champion.comparison(task) if champion else "new",
                 "rows_sha256": _rows_sha256(tests[task.name]),
+                "drift": _rounded(drift[task.name]),
             }
             for task in params.tasks()
         },

@@ -21,10 +21,12 @@ from mtlops.export.parity import check, measure
 from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from mtlops.model.encoders import load_trunk
 from mtlops.model.multitask import PairModel
+from mtlops.model.predictor import Predictor
 from mtlops.model.trained import TrainedModel, load_model
 from mtlops.params import Params
 from mtlops.report import write_report
 from mtlops.serving.runtime import Runtime, golden_logits, open_session
+from mtlops.steps.profiles import REFERENCE, Profiler, write_references
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def export(
     prepared: Path = Path("data/prepared"),
     encoder: Path = Path("data/encoder"),
     trained: Path = Path("models/trained"),
+    cache: Path = Path("data/cache"),
     evaluation: Path = Path("reports/evaluation.json"),
     decision: Path = Path("reports/decision.json"),
     out: Path = Path("models/candidate"),
@@ -84,6 +87,10 @@ def export(
         golden = golden_logits(session, tokenizer, model.tasks, texts)
         rows = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
         write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
+        predictor = Predictor(trained, encoder, cache=cache)
+        write_references(
+            Profiler.open(params, prepared=prepared, encoder=encoder, predictor=predictor), folder / REFERENCE
+        )
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
         write_manifest(folder, _manifest(params, prepared, model, judged, decided))
         runtime = Runtime(Bundle.open(folder))

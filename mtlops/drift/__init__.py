@@ -1,0 +1,1 @@
+"""Drift of columns against a reference: profiles that merge in any order, tests with an effect floor, correction."""

@@ -1,0 +1,153 @@
+"""Which columns are watched, and how they follow from texts, answers and labels.
+
+Every column has a kind: `input` (statistics of the text, columns of the user), `embedding`, `prediction`, `label`
+and `quality` (loss and correctness, where labels are known).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mtlops.decoding import Outputs
+from mtlops.tasks import Task
+
+KINDS = ("input", "embedding", "prediction", "label", "quality")
+
+_SHARES = {
+    "non_ascii_share": r"[^\x00-\x7F]",
+    "digit_share": r"\d",
+    "punctuation_share": r"\pP",
+    "upper_case_share": r"\p{Lu}",
+}
+
+_SMALLEST = 1e-7
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values of one column.
+
+    Attributes:
+        kind: one of `KINDS`.
+        test: a name of `catalog.DRIFT`.
+        values: N numbers (not-a-number where one is missing), words (None where one is missing) or (N, H) vectors.
+    """
+
+    kind: str
+    test: str
+    values: Any
+
+
+Columns = Mapping[str, Column]
+
+
+def text_columns(texts: Sequence[str], unknown_shares: NDArray[np.float64]) -> dict[str, Column]:
+    """Returns statistics of N texts as columns of kind `input`.
+
+    Shapes: unknown_shares: (N,) share of each text's tokens that the tokenizer does not know.
+    """
+    column = pa.array(texts, type=pa.string())
+    characters = _numbers(pc.utf8_length(column))
+    words = _numbers(pc.count_substring_regex(column, r"\S+"))
+    spaces = _numbers(pc.count_substring_regex(column, r"\s"))
+    numbers = {
+        "characters": characters,
+        "words": words,
+        "characters_per_word": (characters - spaces) / np.maximum(words, 1.0),
+        "unknown_token_share": unknown_shares,
+        **{name: _share(column, pattern, characters) for name, pattern in _SHARES.items()},
+    }
+    return {f"text.{name}": Column("input", "numeric", values) for name, values in numbers.items()}
+
+
+def user_columns(table: pa.Table, tests: Mapping[str, str]) -> dict[str, Column]:
+    """Returns the columns of `table` that `tests` (section `drift.columns`) names, where the table has them."""
+    return {
+        f"column.{name}": Column("input", test, _user_values(table[name], test))
+        for name, test in tests.items()
+        if name in table.column_names
+    }
+
+
+def embedding_column(vectors: NDArray[np.float32]) -> dict[str, Column]:
+    """Returns mean-pooled vectors (N, H) of the frozen trunk as a column."""
+    return {"embedding": Column("embedding", "embedding", vectors)}
+
+
+def prediction_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
+    """Returns a task's answers as columns: label, confidence and a probability for each class, or the value.
+
+    Of two classes that exclude one another only the second is kept: the first says the same.
+    """
+    if outputs.values is not None:
+        return {"prediction.value": Column("prediction", "numeric", outputs.values)}
+    assert outputs.probabilities is not None and outputs.labels is not None
+    labels = outputs.labels
+    if task.kind == "multilabel":
+        names: list[str | None] = [_label_set(np.asarray(task.classes)[row]) for row in labels.astype(bool)]
+        sure = np.abs(outputs.probabilities - 0.5).min(axis=1) + 0.5
+    else:
+        names = [task.classes[int(position)] for position in labels]
+        sure = outputs.probabilities.max(axis=1)
+    found = {
+        "prediction.label": Column("prediction", "categorical", names),
+        "prediction.confidence": Column("prediction", "numeric", sure),
+    }
+    first = 1 if len(task.classes) == 2 and task.kind != "multilabel" else 0
+    for position, name in list(enumerate(task.classes))[first:]:
+        found[f"prediction.probability.{name}"] = Column("prediction", "numeric", outputs.probabilities[:, position])
+    return found
+
+
+def label_columns(task: Task, labels: Sequence[Any]) -> dict[str, Column]:
+    """Returns labels, as the data hold them, as a column; a list of classes counts as one word."""
+    if task.kind == "regression":
+        return {"label": Column("label", "numeric", np.asarray(labels, dtype=np.float64))}
+    words = [_label_set(label) for label in labels] if task.kind == "multilabel" else [str(label) for label in labels]
+    return {"label": Column("label", "categorical", words)}
+
+
+def quality_columns(task: Task, outputs: Outputs, encoded: NDArray[Any]) -> dict[str, Column]:
+    """Returns how wrong each answer is.
+
+    Shapes: encoded: labels as `Task.encode` returns them.
+    """
+    if outputs.values is not None:
+        return {"quality.absolute_error": Column("quality", "numeric", np.abs(outputs.values - encoded))}
+    assert outputs.probabilities is not None and outputs.labels is not None
+    shares = np.clip(outputs.probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
+    if task.kind == "multilabel":
+        wanted = encoded.astype(bool)
+        loss = -np.log(np.where(wanted, shares, 1.0 - shares)).mean(axis=1)
+        correct = (outputs.labels.astype(bool) == wanted).all(axis=1)
+    else:
+        loss = -np.log(shares[np.arange(len(encoded)), encoded])
+        correct = outputs.labels == encoded
+    return {
+        "quality.loss": Column("quality", "numeric", loss),
+        "quality.correct": Column("quality", "categorical", np.where(correct, "yes", "no").tolist()),
+    }
+
+
+def _user_values(values: pa.ChunkedArray, test: str) -> Any:
+    if test == "categorical":
+        return values.cast(pa.string())
+    return values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _share(column: pa.Array, pattern: str, characters: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _numbers(pc.count_substring_regex(column, pattern)) / np.maximum(characters, 1.0)
+
+
+def _numbers(values: pa.Array) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    return numbers
+
+
+def _label_set(names: Any) -> str:
+    return " + ".join(sorted(str(name) for name in names)) or "(none)"
