@@ -67,7 +67,8 @@ STEPS: Mapping[str, StepCommand] = MappingProxyType({
     ),
     "export": StepCommand(
         "write the bundle: one ONNX graph for all tasks, golden outputs, hashes", "mtlops.steps.export:export",
-        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "evaluation": "evaluation report to read",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "cache": _CACHE,
+         "evaluation": "evaluation report to read",
          "decision": "decision to read", "out": "folder of the bundle", "report": _REPORT},
     ),
 })  # fmt: skip
