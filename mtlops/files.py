@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and naming their content by hash."""
 
+import errno
 import glob
 import hashlib
 import itertools
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mtlops.errors import ArtefactError, PlatformError
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
 
 _numbers = itertools.count()
 
@@ -58,6 +61,60 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder; on a clean exit it becomes `path`, unless another process made `path` first.
+
+    Raises:
+        PlatformError: the disk is full, over quota, or not writable.
+    """
+    with storage_errors(path):
+        part = _new_part(path)
+        try:
+            part.mkdir()
+            yield part
+            if not path.exists():
+                _rename_folder(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Writes a file only if there is none; returns whether it did. Of many processes exactly one gets True.
+
+    A hard link gives a whole file its name in one step and fails where the name is taken; a rename would replace.
+    Where the file system has no hard links, the name is taken first and then filled.
+
+    Raises:
+        PlatformError: the disk is full, over quota, or not writable.
+    """
+    with storage_errors(path):
+        part = _new_part(path)
+        try:
+            part.write_bytes(content)
+            _sync(part)
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return _fill_new(path, content)
+        finally:
+            part.unlink(missing_ok=True)
+    return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives the content of `source` a second name, which must be free; copies it where no hard link is possible."""
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 @contextmanager
@@ -124,23 +181,41 @@ def sha256_tree(folder: Path, *, keep: Callable[[Path], bool] = lambda _: True) 
     return digest.hexdigest()
 
 
-def _new_part(path: Path) -> Path:
-    """A free name beside `path` that says which process writes; what killed processes of this host left is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{path.name}.{socket.gethostname()}-"
-    for left in path.parent.glob(f"{glob.escape(start)}*.part"):
-        if not _is_running(int(left.name.removeprefix(start).split("-")[0])):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    return path.parent / f"{start}{os.getpid()}-{next(_numbers)}.part"
-
-
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Returns whether a process of this machine, given by its id, is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
+    return True
+
+
+def _new_part(path: Path) -> Path:
+    """A free name beside `path` that says which process writes; what killed processes of this host left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(start)}*.part"):
+        if not is_running(int(left.name.removeprefix(start).split("-")[0])):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.parent / f"{start}{os.getpid()}-{next(_numbers)}.part"
+
+
+def _rename_folder(part: Path, path: Path) -> None:
+    try:
+        part.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _fill_new(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
     return True
 
 
