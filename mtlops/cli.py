@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__
+from mtlops import __version__, cli_registry
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -98,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mtlops",
-        description="Several prediction tasks on one shared encoder: prepare, validate, train, evaluate, export.",
+        description="Several prediction tasks on one shared encoder: from data to the champion that is served.",
     )
     parser.add_argument("--version", action="version", version=f"mtlops {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, step in STEPS.items():
         _add_step(commands, name, step)
     _add_predict(commands)
-    _add_diff(commands)
+    cli_registry.add_commands(commands, _add_command)
     _add_summary(commands)
     _add_schema(commands)
     return parser
@@ -130,13 +130,21 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
         command.add_argument(f"--{option}", type=Path, default=None, metavar="PATH", help=meaning)
     if name == "evaluate":
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
+        command.add_argument(
+            "--registry", metavar="URL",
+            help="registry of the champion (default: $MTLOPS_REGISTRY, else the folder registry beside params.yaml)",
+        )  # fmt: skip
 
 
 def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None:
     params = _read_params(options)
-    paths = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
+    paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
     if name == "prepare":
         paths["base"] = options.params.parent
+    if name == "evaluate":
+        from mtlops.registry import registry_url
+
+        paths["registry"] = registry_url(options.registry, beside=options.params)
     result = load(step.code)(params, **paths)
     if options.json:
         print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
@@ -184,25 +192,6 @@ def _answer_text(answer: dict[str, Any]) -> str:
     return f"{label:<14} {shares}"
 
 
-def _add_diff(commands: Any) -> None:
-    command = _add_command(commands, "diff", "compare two bundles task by task, to the bit", _diff)
-    command.add_argument("a", type=Path, help="a bundle")
-    command.add_argument("b", type=Path, help="another bundle")
-
-
-def _diff(options: argparse.Namespace) -> None:
-    from mtlops.bundle import Bundle, diff
-
-    parts = diff(Bundle.open(options.a), Bundle.open(options.b))
-    if options.json:
-        print(json.dumps({part: dataclasses.asdict(difference) for part, difference in parts.items()}))
-        return
-    print(f"{'':<16} {'files':<10} golden outputs")
-    for part, difference in parts.items():
-        largest = f" (largest difference {difference.largest:.2g})" if difference.largest else ""
-        print(f"{part:<16} {difference.files:<10} {difference.outputs or '-'}{largest}")
-
-
 def _add_summary(commands: Any) -> None:
     command = _add_command(commands, "summary", "print the result of the last run as a table", _summary)
     command.add_argument("--reports", type=Path, default=Path("reports"), metavar="DIR", help="folder of reports")
@@ -229,7 +218,7 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:
-    known = [*STEPS, "predict", "diff", "summary", "schema"]
+    known = [*STEPS, *cli_registry.COMMANDS, "predict", "summary", "schema"]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mtlops.bundle import Bundle
 from mtlops.decoding import Outputs
+from mtlops.registry import Registry
 from mtlops.serving.runtime import Runtime
 from mtlops.tasks import Task
 
@@ -71,8 +72,6 @@ def open_champion(url: str, *, cache: Path, threads: int = 0) -> Champion | None
         ArtefactError: the champion's bundle is missing, damaged, or does not reproduce its golden outputs.
         PlatformError: the registry cannot be reached.
     """
-    from mtlops.registry import Registry
-
     registry = Registry(url)
     entry = registry.champion()
     if entry is None:

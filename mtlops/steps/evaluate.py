@@ -179,15 +179,15 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, oppo
         raise DataError(f"{prepared}: task {task.name}: no rows in {', '.join(empty)}. Give it more labelled rows.")
     tables["train"] = tables["train"].take(baselines.training_rows(counts["train"]))
     train, valid, test = (_rows(task, tables[split], predictor) for split in SPLITS)
+    model = decode(task, _model_logits(task, tables["test"], predictor), predictor.model.calibrations[task.name])
     logits = {
-        "model": _model_logits(task, tables["test"], predictor),
         "majority": baselines.majority(task, train, num_rows=len(test.texts)),
         "tfidf": baselines.tfidf(task, train, valid=valid, test=test),
         "frozen": baselines.frozen(task, train, valid=valid, test=test),
     }
     outputs = {name: decode(task, values) for name, values in logits.items()}
     found = score(
-        task, test.labels, groups=tables["test"]["group"].to_pylist(), model=outputs.pop("model"), baselines=outputs,
+        task, test.labels, groups=tables["test"]["group"].to_pylist(), model=model, baselines=outputs,
         rows=counts, gates=gates,
         champion=opponents.champion.get(task.name), twin=opponents.twins.get(task.name),
     )  # fmt: skip

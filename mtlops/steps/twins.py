@@ -95,4 +95,4 @@ def _identity(alone: Params, model: TrainedModel, prepared: Path) -> str:
 
 def _answers(task: Task, twin: Predictor, test: pa.Table) -> Outputs:
     logits = twin.logits(test["text"].to_pylist(), test["row_id"].to_pylist(), task.name)
-    return decode(task, logits)
+    return decode(task, logits, twin.model.calibrations[task.name])
