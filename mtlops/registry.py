@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtlops.bundle import MANIFEST, Bundle
-from mtlops.catalog import suggest
 from mtlops.errors import ArtefactError, PlatformError
 from mtlops.files import atomic_folder, link_or_copy, new_folder, sha256_file, to_json
 from mtlops.leases import UPLOAD_LIMIT_SECONDS, Alive, Leases
@@ -190,7 +189,7 @@ class Registry:
             return found[0]
         if found:
             raise ArtefactError(f"{self.url}: {text!r} is the start of {len(found)} bundles. Give more digits.")
-        known = suggest(text, ids) if ids else "It holds no bundle: run `mtlops promote`."
+        known = "`mtlops registry list` shows those that it has." if ids else "It is empty: run `mtlops promote`."
         raise ArtefactError(f"{self.url}: holds no bundle {text!r}. {known}")
 
     def manifest(self, bundle_id: str) -> Mapping[str, Any]:

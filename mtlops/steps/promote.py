@@ -1,0 +1,142 @@
+"""promote: a judged and exported bundle in, the champion of a registry out."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlops.bundle import Bundle
+from mtlops.errors import ArtefactError, UsageError, VerdictError
+from mtlops.files import read_json
+from mtlops.git_tags import plan_tags
+from mtlops.leases import whoami
+from mtlops.registry import ChampionChangedError, Registry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What the step did.
+
+    Attributes:
+        bundle_id: the champion now.
+        version: its entry in the history of the registry.
+        previous: the champion before; None when there was none.
+        registry: URL.
+        is_new: False when the bundle was champion already.
+        tags: git tags that were written.
+    """
+
+    bundle_id: str
+    version: int
+    previous: str | None
+    registry: str
+    is_new: bool
+    tags: tuple[str, ...]
+
+
+def promote(
+    *,
+    registry: str,
+    bundle: Path = Path("models/candidate"),
+    decision: Path = Path("reports/decision.json"),
+    export: Path = Path("reports/export.json"),
+    by: str = "",
+    reason: str = "",
+    force: bool = False,
+    git_tag: bool = False,
+) -> Promoted:
+    """Publishes the bundle and makes it champion, if its reports say that it has earned it.
+
+    Args:
+        registry: URL of the registry.
+        bundle: folder of the bundle.
+        decision: what `evaluate` decided.
+        export: what `export` measured.
+        by: who promotes; empty for `user@host`.
+        reason: why; empty for the first reason of the decision.
+        force: promote whatever the verdict, the limits and the champion of the decision are; needs a reason.
+        git_tag: also write GTO's tags into the git repository around the bundle.
+
+    Raises:
+        VerdictError: the verdict is not PROMOTE, or the exported bundle breaks a limit.
+        ArtefactError: a report or the bundle is missing, damaged, or about something else; or the champion is not the
+            one that the decision was made against.
+        UsageError: force without a reason; or git tags are impossible here.
+        PlatformError: the registry does not answer or cannot be written.
+    """
+    if force and not reason:
+        raise UsageError("--force needs --reason: the history says why the gate was overruled.")
+    decided = read_json(decision, made_by="mtlops evaluate")
+    exported = read_json(export, made_by="mtlops export")
+    candidate = Bundle.open(bundle)
+    _check_reports_agree(candidate, decided, exported, decision=decision, export=export)
+    if not force:
+        _check_verdict(decided, exported, decision=decision, export=export)
+    tagging = plan_tags(bundle) if git_tag else None
+    store = Registry(registry)
+    champion = store.champion()
+    current = champion.bundle_id if champion else None
+    if current not in (candidate.id, decided.get("champion")) and not force:
+        raise ChampionChangedError(
+            f"{decision}: was made against champion {decided.get('champion') or 'none'}, but in {registry} it is "
+            f"{current or 'none'}. Run `mtlops evaluate` and `mtlops export` again."
+        )
+    entry = store.promote(
+        store.publish(bundle),
+        expect=current,
+        by=by or whoami(),
+        reason=_reason(decided, reason, force=force),
+        verdict=decided["verdict"],
+        report={"decision": decided, "export": {key: exported.get(key) for key in ("bundle", "limits", "latency_ms")}},
+    )
+    is_new = current != entry.bundle_id
+    message = f"bundle {entry.bundle_id}, champion version {entry.version}"
+    return Promoted(
+        bundle_id=entry.bundle_id,
+        version=entry.version,
+        previous=entry.previous,
+        registry=store.url,
+        is_new=is_new,
+        tags=tuple(tagging.write(message)) if tagging else (),
+    )
+
+
+def _check_reports_agree(
+    bundle: Bundle, decided: Mapping[str, Any], exported: Mapping[str, Any], *, decision: Path, export: Path
+) -> None:
+    """The export report names its bundle; the bundle's manifest holds the verdicts of its decision."""
+    if exported["bundle"]["id"] != bundle.id:
+        raise ArtefactError(
+            f"{export}: is about bundle {exported['bundle']['id']}, but {bundle.folder} holds {bundle.id}. Run `mtlops "
+            f"export` again."
+        )
+    verdicts = {name: task["verdict"] for name, task in bundle.manifest["tasks"].items()}
+    found = {name: task["verdict"] for name, task in decided["tasks"].items() if task.get("kind") != "removed"}
+    if (bundle.manifest["verdict"], verdicts) != (decided["verdict"], found):
+        raise ArtefactError(
+            f"{decision}: says {decided['verdict']} ({_listed(found)}), but {bundle.folder} was exported with "
+            f"{bundle.manifest['verdict']} ({_listed(verdicts)}). Run `mtlops export` again."
+        )
+
+
+def _check_verdict(decided: Mapping[str, Any], exported: Mapping[str, Any], *, decision: Path, export: Path) -> None:
+    overrule = "To overrule it: --force --reason TEXT."
+    if decided["verdict"] != "PROMOTE":
+        raise VerdictError(f"{decision}: the verdict is {decided['verdict']}: {decided['reasons'][0]} {overrule}")
+    if "limits" not in exported:
+        raise ArtefactError(f"{export}: says nothing about limits. Run `mtlops export` again.")
+    if not exported["limits"]["passed"]:
+        raise VerdictError(f"{export}: the bundle breaks a limit: {exported['limits']['reasons'][0]} {overrule}")
+
+
+def _reason(decided: Mapping[str, Any], reason: str, *, force: bool) -> str:
+    if force and decided["verdict"] != "PROMOTE":
+        return f"forced over {decided['verdict']}: {reason}"
+    return reason or str(decided["reasons"][0])
+
+
+def _listed(verdicts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
