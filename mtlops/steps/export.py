@@ -17,6 +17,7 @@ from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
 from mtlops.export.graph import PairsGraph, write_onnx
+from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from mtlops.model.encoders import load_trunk
@@ -99,7 +100,15 @@ def export(
         "nodes": num_nodes,
         "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]},
     }
+    payload["limits"] = asdict(
+        check_limits(
+            params.gates, latency_ms=payload["latency_ms"]["batch_1"], num_bytes=payload["bytes"],
+            max_error=max_error, tolerance=params.export.tolerance, golden_rows=len(rows),
+        )
+    )  # fmt: skip
     write_report(report, payload)
+    for reason in payload["limits"]["reasons"] if not payload["limits"]["passed"] else ():
+        logger.warning("limit broken, promote will refuse this bundle: %s", reason)
     return Exported(path=out.as_posix(), bundle_id=runtime.bundle_id, max_error=max_error)
 
 
