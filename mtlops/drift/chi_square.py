@@ -64,7 +64,7 @@ def compare(
     change = (a / n - b / m) ** 2 * (n + m) / (a + b)
     effective = n * m / (n + m)
     statistic, degrees = float(change.sum()) * effective, len(a) - 1
-    low, high = (float(chndtrinc(statistic, degrees, tail)) for tail in (1.0 - _TAIL, _TAIL))
+    low, high = (_non_centrality(statistic, degrees, tail) for tail in (1.0 - _TAIL, _TAIL))
     p_value = float(1.0 - chndtr(statistic, degrees, effective * floor))
     worst = int(change.argmax())
     name = _name(np.flatnonzero((group == worst) & (pooled > 0)), parts)
@@ -73,6 +73,12 @@ def compare(
         low=low / effective, high=high / effective, p_value=max(p_value, SMALLEST_P),
         moved=Moved(name, float(a[worst] / n), float(b[worst] / m)),
     )  # fmt: skip
+
+
+def _non_centrality(statistic: float, degrees: int, tail: float) -> float:
+    """The non-centrality at which `tail` of the distribution lies below the statistic; 0 where there is none."""
+    found = float(chndtrinc(statistic, degrees, tail))
+    return found if found > 1e-9 else 0.0
 
 
 def neighbours(expected: NDArray[np.float64]) -> NDArray[np.int64]:

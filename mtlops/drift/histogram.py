@@ -39,11 +39,10 @@ class Histogram:
         numbers = np.asarray(values, dtype=np.float64)
         known = numbers[~np.isnan(numbers)]
         bins = int(np.clip(len(known) // ROWS_PER_BIN, 2, settings.bins))
-        levels = np.arange(1, bins) / bins
-        quantiles = np.quantile(known, levels, method="inverted_cdf") if len(known) else np.zeros(0)
-        edges, times = np.unique(quantiles, return_counts=True)
-        peaks = edges if len(edges) == 1 else edges[times > 1]
-        edges = np.union1d(edges, np.nextafter(peaks, np.inf))
+        ordered = np.sort(known)
+        edges = np.unique(ordered[(np.arange(1, bins) * len(known)) // bins]) if len(known) else np.zeros(0)
+        times = np.searchsorted(ordered, edges, side="right") - np.searchsorted(ordered, edges, side="left")
+        edges = np.union1d(edges, np.nextafter(edges[times * bins >= len(known)], np.inf))
         return cls(edges, np.zeros(len(edges) + 2, dtype=np.int64)).of(numbers)
 
     def of(self, values: Any, *, keys: Keys | None = None) -> "Histogram":
