@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from mtlops import catalog
 from mtlops.catalog import suggest
@@ -143,6 +152,12 @@ class Data(_Section):
     """What to do with rows that cannot be read: stop, or set them aside in `quarantine.parquet` and count them."""
     windows: dict[Name, Window] = {}
     """Production windows by name."""
+    slices: list[str] = []
+    """Columns of the sources by whose values test rows are also measured apart; length of text and time are always
+    among them."""
+    behaviour: list[str] = []
+    """Behavioural checks: files (YAML or JSON Lines, relative to params.yaml; see data/README.md) or names of built-in
+    ones."""
 
 
 class Encoder(_Section):
@@ -218,12 +233,12 @@ class Gates(_Section):
     alpha: float = Field(0.05, gt=0, le=0.2)
     """Largest share of null comparisons (nothing but the seed changed) that may end in PROMOTE, and likewise in
     REJECT: over all tasks and slices together (Holm 1979)."""
-    margin: float = Field(0.005, ge=0)
-    """Changes of the primary metric up to this size are no change: another seed alone brings as much. Better and
-    worse are tested against it."""
+    seed_noise: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Standard deviation of a task's primary metric over trainings that differ in nothing but the seed; 0.01 for a
+    task that is not named. A task is better or worse only beyond what test rows and seeds bring by chance."""
     max_drop: float | None = Field(0.03, gt=0)
-    """A loss of the primary metric that must not pass: a task is held unless its test rows rule out a loss of this
-    size at level `alpha`. Few test rows rule out little; `null` switches the rule off."""
+    """A loss of the primary metric that must not pass: a task is held unless its test rows rule out at level `alpha`
+    that this very model lost so much. Few test rows rule out little; `null` switches the rule off."""
     allow_removed: bool = False
     """Whether a task of the champion may be missing; else the suite is held."""
     slice_rows: int = Field(50, ge=2)
@@ -245,6 +260,10 @@ class Gates(_Section):
     """Bootstrap resamples; the smallest p-value is 1 / (resamples + 1)."""
     seed: int = 0
     """Seed of the bootstrap."""
+
+    def seed_noise_of(self, task: str) -> float:
+        """Returns the seeds' standard deviation of a task's primary metric."""
+        return self.seed_noise.get(task, 0.01)
 
 
 class Export(_Section):
@@ -291,6 +310,7 @@ class Params(_Section):
     drift: Drift = Drift()
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
+    _left_out: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -298,6 +318,7 @@ class Params(_Section):
         for name in self.RESERVED & set(tasks):
             raise ValueError(f"suite.tasks.{name}: this name is taken by a folder of mtlops. Choose another.")
         mentioned = [(f"gates.floor.{t}", t) for t in self.gates.floor]
+        mentioned += [(f"gates.seed_noise.{t}", t) for t in self.gates.seed_noise]
         mentioned += [(f"data.windows.{w}.tasks", t) for w, window in self.data.windows.items() for t in window.tasks]
         for where, task in mentioned:
             if task not in tasks:
@@ -315,6 +336,11 @@ class Params(_Section):
         """Returns the input columns of a task's source."""
         return self.suite.tasks[task].inputs or self.suite.inputs
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Tasks of params.yaml that `only` left out: what names them is no mistake."""
+        return self._left_out
+
     def only(self, names: Sequence[str]) -> "Params":
         """Returns the same params as if the suite had only these tasks.
 
@@ -326,11 +352,15 @@ class Params(_Section):
                 raise UsageError(f"--tasks: no task {name!r}. {suggest(name, list(self.suite.tasks))}")
         value = self.model_dump()
         value["suite"]["tasks"] = {t: v for t, v in value["suite"]["tasks"].items() if t in names}
-        value["gates"]["floor"] = {t: v for t, v in value["gates"]["floor"].items() if t in names}
+        for of_tasks in ("floor", "seed_noise"):
+            value["gates"][of_tasks] = {t: v for t, v in value["gates"][of_tasks].items() if t in names}
         for window in value["data"]["windows"].values():
             window["tasks"] = [t for t in window["tasks"] if t in names]
         value["data"]["windows"] = {w: v for w, v in value["data"]["windows"].items() if v["tasks"]}
-        return Params.model_validate(value)
+        params = Params.model_validate(value)
+        left_out = [task for task in self.suite.tasks if task not in names]
+        params._left_out = (*self._left_out, *left_out)  # noqa: SLF001 - of our own class
+        return params
 
 
 def read_params(path: Path, *, overrides: Sequence[str] = (), tasks: str = "") -> Params:
@@ -369,13 +399,13 @@ def schema() -> str:
     return json.dumps(Params.model_json_schema(), indent=2, ensure_ascii=False)
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML's safe loader, with `on`/`off`/`yes`/`no` left as words and a key given twice an error."""
 
 
 def _read_yaml(text: str, *, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -384,7 +414,7 @@ def _read_yaml(text: str, *, where: str) -> Any:
         raise UsageError(f"{where}: is not YAML: {error}.") from None
 
 
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _unique_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _ in node.value:
         if key.value in seen:
@@ -395,8 +425,8 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-_Loader.yaml_implicit_resolvers = {
+StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }

@@ -1,8 +1,12 @@
 """Two models of one task on the same rows: how far apart they are, and whether that is more than chance.
 
 Both are measured on the same bootstrap samples, so what makes a row hard for both cancels in the difference.
-Whether a difference counts is asked of its distance from a margin, not from 0: two trainings that differ in
-nothing but their seed are truly different models, though neither is better in any sense that lasts.
+
+Two kinds of chance are told apart. The test rows are one draw of many: the bootstrap redraws them. A training is one
+draw of many too: with another seed the same recipe gives another model, truly better or worse on a task by more than
+the rows can hide (Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks",
+arXiv:2103.03098). So whether a task got better or worse is asked of both, by adding the seeds' variance to the
+bootstrap's; whether a loss is ruled out is asked of the rows alone, since it is this very model that would be promoted.
 """
 
 from collections.abc import Mapping
@@ -67,10 +71,10 @@ class Change:
     Attributes:
         metrics: of the other model.
         change: of the primary metric; above 0 this model is better.
-        p_better: p-value of "not better by more than `gates.margin`": small when it is better.
-        p_worse: p-value of "not worse by more than `gates.margin`": small when it is worse.
-        p_drop: p-value of "worse by `gates.max_drop` or more": small when such a loss is ruled out; None without
-            that rule.
+        p_better: p-value of "rows and seeds alone": small when it is better.
+        p_worse: the same, small when it is worse.
+        p_drop: p-value of "worse by `gates.max_drop` or more": small when the rows rule out such a loss; None
+            without that rule.
         is_identical: the two give the same answer to every row; then the change is exactly 0.
     """
 
@@ -93,15 +97,23 @@ def compare(
     mine = measure(task, labels, ours, samples)
     other = mine if is_identical else measure(task, labels, theirs, samples)
     metric = catalog.KINDS[task.kind].primary
+    noise = 0.0 if is_identical else _seed_noise(task, gates, samples.num_samples)
     value, resampled = mine.values[metric] - other.values[metric], mine.resampled[metric] - other.resampled[metric]
     return Change(
         metrics=other.intervals(gates.confidence),
         change=interval(value, resampled, confidence=gates.confidence),
-        p_better=p_value(value, resampled, beyond=gates.margin),
-        p_worse=p_value(-value, -resampled, beyond=gates.margin),
+        p_better=p_value(value, resampled + noise, beyond=0.0),
+        p_worse=p_value(-value, -resampled - noise, beyond=0.0),
         p_drop=None if gates.max_drop is None else p_value(value, resampled, beyond=-gates.max_drop),
         is_identical=is_identical,
     )
+
+
+def _seed_noise(task: Task, gates: Gates, num_samples: int) -> Floats:
+    """What another pair of seeds adds to the difference, (B,): the deviations of two trainings, independent of rows."""
+    random = np.random.default_rng([gates.seed, 1])
+    noise: Floats = gates.seed_noise_of(task.name) * np.sqrt(2.0) * random.standard_normal(num_samples)
+    return noise
 
 
 def are_identical(ours: Outputs, theirs: Outputs, labels: NDArray[Any]) -> bool:

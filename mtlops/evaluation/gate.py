@@ -203,38 +203,22 @@ def _champion(name: str, task: Content, gate: Content, evidence: _Evidence) -> I
         if evidence.has_champion:
             yield "PROMOTE", f"{name}: {_NOT_COMPARED[task['comparison']]}: judged without the champion."
         return
+    alpha, rows, metric = gate["alpha"], task["rows"]["test"], task["primary"]
     if change["is_identical"]:
-        value = task["metrics"][task["primary"]]["value"]
-        yield (
-            "PROMOTE",
-            (
-                f"{name}: identical: the champion gives the same answer on each of the "
-                f"{task['rows']['test']:,} test rows ({task['primary']} {value:.4f})."
-            ),
-        )
+        value = f"{metric} {task['metrics'][metric]['value']:.4f}"
+        yield "PROMOTE", f"{name}: identical: the champion answers each of the {rows:,} test rows the same ({value})."
         return
-    alpha, rows = gate["alpha"], task["rows"]["test"]
-    said = _change(name, task["primary"], task["metrics"], change["metrics"], change["change"], rows=rows)
-    if evidence.worse[name] <= alpha:
+    said = _change(name, metric, task["metrics"], change["metrics"], change["change"], rows=rows)
+    better, worse, drop = evidence.better[name], evidence.worse[name], change["p_drop"]
+    if worse <= alpha:
         yield "REJECT", f"{said} is significantly worse ({_p(evidence.worse, name, gate)})."
-    if change["p_drop"] is not None and change["p_drop"] > alpha:
-        yield (
-            "HOLD",
-            (
-                f"{said} does not rule out a loss of gates.max_drop, {gate['max_drop']} "
-                f"(p {change['p_drop']:.4f}, must be at most {alpha})."
-            ),
-        )
-    if evidence.better[name] <= alpha:
+    if drop is not None and drop > alpha:
+        loss = f"a loss of gates.max_drop, {gate['max_drop']} (p {drop:.4f}, must be at most {alpha})"
+        yield "HOLD", f"{said} does not rule out {loss}."
+    if better <= alpha:
         yield "PROMOTE", f"{said} is significantly better ({_p(evidence.better, name, gate)})."
-    elif evidence.worse[name] > alpha:
-        yield (
-            "PROMOTE",
-            (
-                f"{said} is no significant change beyond the margin of {gate['margin']} "
-                f"(corrected p: better {evidence.better[name]:.4f}, worse {evidence.worse[name]:.4f})."
-            ),
-        )
+    elif worse > alpha:
+        yield "PROMOTE", f"{said} is no significant change (corrected p: better {better:.4f}, worse {worse:.4f})."
 
 
 _NOT_COMPARED: Mapping[str, str] = {
@@ -261,7 +245,7 @@ def _change(name: str, metric: str, ours: Content, theirs: Content, change: Cont
 
 def _p(family: Mapping[str, float], name: str, gate: Content) -> str:
     over = f" over {len(family)} comparisons" if len(family) > 1 else ""
-    return f"beyond the margin of {gate['margin']}: p {family[name]:.4f} corrected{over}, alpha {gate['alpha']}"
+    return f"p {family[name]:.4f} corrected{over}, alpha {gate['alpha']}"
 
 
 def _transfer(name: str, task: Content, gate: Content, evidence: _Evidence) -> Iterator[Finding]:

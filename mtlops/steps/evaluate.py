@@ -27,6 +27,7 @@ from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
+from mtlops.steps.measurements import measure_closer
 from mtlops.steps.profiles import Profiler, measure_drift
 from mtlops.steps.twins import train_twins
 from mtlops.tasks import Task
@@ -102,6 +103,9 @@ def evaluate(
     scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
     profiler = Profiler.open(params, prepared=prepared, encoder=encoder, predictor=predictor)
     drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
+    closer = measure_closer(
+        params, prepared=prepared, predictor=predictor, tests=tests, champion=opponents.champion
+    )  # fmt: skip
     content = {
         "schema_version": SCHEMA_VERSION,
         "bootstrap": params.gates.model_dump(include={"confidence", "resamples", "seed"}),
@@ -114,6 +118,7 @@ def evaluate(
                 **_to_json(task, scores[task.name]),
                 "comparison": champion.comparison(task) if champion else "new",
                 "rows_sha256": _rows_sha256(tests[task.name]),
+                **_rounded(closer[task.name]),
                 "drift": _rounded(drift[task.name]),
             }
             for task in params.tasks()
@@ -153,7 +158,7 @@ def _champion_facts(params: Params, champion: Champion | None) -> dict[str, Any]
 def _gate(gates: Gates) -> dict[str, Any]:
     """The settings that the verdict rests on, and how often it may be wrong with them."""
     settings = {
-        "mode", "baseline", "promote_when", "alpha", "margin", "max_drop", "allow_removed", "slice_rows",
+        "mode", "baseline", "promote_when", "alpha", "seed_noise", "max_drop", "allow_removed", "slice_rows",
         "behaviour_pass_rate",
     }  # fmt: skip
     stated = {

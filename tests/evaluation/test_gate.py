@@ -7,7 +7,7 @@ import pytest
 from mtlops.evaluation.gate import Decision, TaskVerdict, decide
 
 GATE = {
-    "mode": "enforced", "baseline": "frozen", "promote_when": "better", "alpha": 0.05, "margin": 0.005,
+    "mode": "enforced", "baseline": "frozen", "promote_when": "better", "alpha": 0.05, "seed_noise": 0.01,
     "max_drop": 0.03, "allow_removed": False, "slice_rows": 50, "behaviour_pass_rate": None,
 }  # fmt: skip
 CHAMPION = {"bundle_id": "c0ffee", "url": "registry", "removed": []}
@@ -114,9 +114,9 @@ def test_a_better_task_promotes_and_the_reason_has_both_numbers() -> None:
     assert found.reasons == ("Against the champion c0ffee: significantly better: a; nothing is worse (2 comparisons).",)
     assert found.tasks["a"].reasons[0] == (
         "a: macro_f1 0.8000 against the champion's 0.7500 on the same 1,200 test rows: +0.0500 (+0.0400 to +0.0600) is "
-        "significantly better (beyond the margin of 0.005: p 0.0400 corrected over 2 comparisons, alpha 0.05)."
+        "significantly better (p 0.0400 corrected over 2 comparisons, alpha 0.05)."
     )
-    assert "is no significant change beyond the margin of 0.005" in found.tasks["b"].reasons[0]
+    assert "is no significant change (corrected p: better" in found.tasks["b"].reasons[0]
 
 
 def test_p_values_are_corrected_over_the_tasks() -> None:
@@ -159,7 +159,7 @@ def test_identical_tasks_are_said_to_be_so_and_take_no_part_in_the_correction() 
     found = _decide(CHAMPION, a=_task(champion=_change(0.04, better=0.04)), **same)
     assert found.verdict == "PROMOTE"
     assert found.tasks["t0"].reasons[0] == (
-        "t0: identical: the champion gives the same answer on each of the 1,200 test rows (macro_f1 0.8000)."
+        "t0: identical: the champion answers each of the 1,200 test rows the same (macro_f1 0.8000)."
     )
     held = _decide(CHAMPION, **same)
     assert held.verdict == "HOLD"
@@ -172,7 +172,7 @@ def test_a_worse_slice_rejects_its_task_and_is_named() -> None:
     assert found.verdict == "REJECT"
     assert found.reasons[0] == (
         "a, source=mail: macro_f1 0.6000 against the champion's 0.8000 on the same 90 test rows: -0.2000 "
-        "(-0.2500 to -0.1500) is significantly worse (beyond the margin of 0.005: p 0.0200 corrected over 2 "
+        "(-0.2500 to -0.1500) is significantly worse (p 0.0200 corrected over 2 "
         "comparisons, alpha 0.05)."
     )
     several = [_slice(0.01, value=str(i)) for i in range(5)]
