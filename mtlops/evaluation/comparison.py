@@ -97,7 +97,7 @@ def compare(
     mine = measure(task, labels, ours, samples)
     other = mine if is_identical else measure(task, labels, theirs, samples)
     metric = catalog.KINDS[task.kind].primary
-    noise = 0.0 if is_identical else _seed_noise(task, gates, samples.num_samples)
+    noise = 0.0 if is_identical else seed_noise(task, gates, samples.num_samples)
     value, resampled = mine.values[metric] - other.values[metric], mine.resampled[metric] - other.resampled[metric]
     return Change(
         metrics=other.intervals(gates.confidence),
@@ -109,8 +109,8 @@ def compare(
     )
 
 
-def _seed_noise(task: Task, gates: Gates, num_samples: int) -> Floats:
-    """What another pair of seeds adds to the difference, (B,): the deviations of two trainings, independent of rows."""
+def seed_noise(task: Task, gates: Gates, num_samples: int) -> Floats:
+    """Returns what another pair of seeds adds to a difference, (B,), whatever the rows are."""
     random = np.random.default_rng([gates.seed, 1])
     noise: Floats = gates.seed_noise_of(task.name) * np.sqrt(2.0) * random.standard_normal(num_samples)
     return noise
