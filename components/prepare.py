@@ -37,7 +37,7 @@ def prepare(
     import tempfile
     from pathlib import Path
 
-    from mtlops.catalog import DATASETS, ENCODERS
+    from mtlops.catalog import BEHAVIOUR, DATASETS, ENCODERS
     from mtlops.files import sha256_file
     from mtlops.params import parse_params
     from mtlops.steps.prepare import prepare as step
@@ -50,7 +50,8 @@ def prepare(
         base = Path(tempfile.mkdtemp())
         repository = DVCFileSystem(data_repo, rev=data_rev or None)
         sources = {spec.source for spec in suite.suite.tasks.values()} - set(DATASETS)
-        for source in sorted(sources | ({suite.encoder.source} - set(ENCODERS))):
+        sources |= ({suite.encoder.source} - set(ENCODERS)) | (set(suite.data.behaviour) - set(BEHAVIOUR))
+        for source in sorted(sources):
             (base / source).parent.mkdir(parents=True, exist_ok=True)
             repository.get(source, str(base / source), recursive=repository.isdir(source))
     raw = Path(os.environ.get("MTLOPS_WORK") or tempfile.mkdtemp()) / "raw"

@@ -174,6 +174,13 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
     ),
 })  # fmt: skip
 
+BEHAVIOUR: Mapping[str, Entry] = MappingProxyType(
+    {
+        "default-suite": Entry("behavioural checks of the default suite's four tasks", "default_checks.yaml"),
+    }
+)
+"""Files of checks that come with mtlops, beside `mtlops.data.checks`."""
+
 
 E = TypeVar("E", bound=Entry)
 

@@ -9,6 +9,7 @@ from mtlops.params import Params
 _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Task kinds (`suite.tasks.<task>.kind`)": catalog.KINDS,
     "Built-in data sets (`suite.tasks.<task>.source`)": catalog.DATASETS,
+    "Built-in checks (`data.behaviour`)": catalog.BEHAVIOUR,
     "Built-in encoders (`encoder.source`)": catalog.ENCODERS,
     "Sharing (`model.sharing`)": catalog.SHARING,
     "Adapters (`model.adapter`)": catalog.ADAPTERS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from mtlops.bundle import code_digest
-from mtlops.catalog import DATASETS, ENCODERS
+from mtlops.catalog import BEHAVIOUR, DATASETS, ENCODERS
 from mtlops.errors import PlatformError, UsageError
 from mtlops.files import sha256_file
 from mtlops.params import Params, read_params
@@ -81,7 +81,7 @@ def read_request(
 
 def _own_files(params: Params) -> list[str]:
     sources = {spec.source for spec in params.suite.tasks.values()} - set(DATASETS)
-    return sorted(sources | ({params.encoder.source} - set(ENCODERS)))
+    return sorted(sources | ({params.encoder.source} - set(ENCODERS)) | (set(params.data.behaviour) - set(BEHAVIOUR)))
 
 
 def _data_md5(files: Sequence[str], *, repository: str, revision: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from mtlops import catalog
 from mtlops.catalog import suggest
 from mtlops.data.packages import fetch
+from mtlops.data.prepared import COLUMNS
 from mtlops.data.tables import READERS, BadRow, read_table
 from mtlops.errors import DataError, UsageError
 from mtlops.files import sha256_file
@@ -29,7 +30,7 @@ class Source:
         lines: where rows stand: a line of the file or the number of the row, from 1.
         unit: `line` or `row`: what `lines` counts.
         bad: rows that could not be read and are in no column.
-        slices: columns that splits carry along.
+        slices: columns that splits carry along, those of `data.slices` among them.
         package: `name==version` of a built-in data set.
         as_of: when a built-in data set was last changed.
     """
@@ -70,13 +71,14 @@ def load_sources(params: Params, *, base: Path, raw: Path) -> list[Source]:
     sources = []
     for (name, _), tasks in shared.items():
         built_in = name in catalog.DATASETS
-        source = _built_in(name, tuple(tasks), raw) if built_in else _file(params, tuple(tasks), base)
+        source = _built_in(params, name, tuple(tasks), raw) if built_in else _file(params, tuple(tasks), base)
         _check_columns(params, source)
         sources.append(source)
+    _check_slices(params, sources)
     return sources
 
 
-def _built_in(name: str, tasks: tuple[str, ...], raw: Path) -> Source:
+def _built_in(params: Params, name: str, tasks: tuple[str, ...], raw: Path) -> Source:
     entry = catalog.DATASETS[name]
     if entry.package is None:
         raise UsageError(f"catalog.DATASETS[{name!r}]: names no package to read.")
@@ -86,7 +88,7 @@ def _built_in(name: str, tasks: tuple[str, ...], raw: Path) -> Source:
     return Source(
         name=name, where=name, sha256=entry.package.sha256, tasks=tasks, inputs=Inputs(text="text", **present),
         columns=table.to_pydict(), lines=range(1, table.num_rows + 1), unit="row",
-        slices=tuple(column for column in facts["slices"].split(",") if column),
+        slices=_with_named(params, table.column_names, [column for column in facts["slices"].split(",") if column]),
         package=entry.package.requirement, as_of=dt.datetime.fromisoformat(facts["as_of"]),
     )  # fmt: skip
 
@@ -104,21 +106,44 @@ def _file(params: Params, tasks: tuple[str, ...], base: Path) -> Source:
     return Source(
         name=name, where=str(path), sha256=sha256_file(path), tasks=tasks, inputs=inputs,
         columns=table.columns, lines=table.lines, unit=table.unit, bad=table.bad,
-        slices=_further(params, name, inputs, table.columns),
+        slices=_with_named(params, list(table.columns), _further(params, name, inputs, table.columns)),
     )  # fmt: skip
 
 
-def _further(params: Params, name: str, inputs: Inputs, columns: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+def _further(params: Params, name: str, inputs: Inputs, columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """Names of the scalar columns that are neither input nor label of any task of the file."""
     used = {column for column in inputs.model_dump().values() if column}
     for spec in params.suite.tasks.values():
         if spec.source == name:
             used |= {spec.label} if isinstance(spec.label, str) else set(spec.label)
-    return tuple(
-        column
-        for column, values in columns.items()
-        if column and column not in used and not any(isinstance(value, (list, dict, bytes)) for value in values)
-    )
+    return [column for column, values in columns.items() if column and column not in used and not _is_nested(values)]
+
+
+def _is_nested(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, (list, dict, bytes)) for value in values)
+
+
+def _with_named(params: Params, columns: Sequence[str], carried: Sequence[str]) -> tuple[str, ...]:
+    """The columns that are carried along, and after them those that `data.slices` names: an input or label too."""
+    named = [column for column in params.data.slices if column in columns]
+    return tuple(dict.fromkeys([*carried, *named]))
+
+
+def _check_slices(params: Params, sources: Sequence[Source]) -> None:
+    """Refuses what `data.slices` cannot mean; a column may belong to a source of a task that was left out."""
+    for column in params.data.slices:
+        holders = [source for source in sources if column in source.columns]
+        if not holders and not params.left_out:
+            names = sorted({name for source in sources for name in source.columns})
+            raise DataError(f"data.slices: no source has a column {column!r}. {suggest(column, names)}")
+        for source in holders:
+            if _is_nested(source.columns[column]):
+                raise DataError(f"data.slices: column {column!r} of {source.where} holds lists. Name one of words.")
+            if column in COLUMNS and f"raw_{column}" in source.columns:
+                raise DataError(
+                    f"data.slices: {source.where} has columns {column!r} and 'raw_{column}', and splits call the first "
+                    f"one like the second. Rename one."
+                )
 
 
 def _check_columns(params: Params, source: Source) -> None:

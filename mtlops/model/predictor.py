@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlops.data.tokenisation import Tokenizer
+from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json
 from mtlops.model import multitask
@@ -19,6 +19,7 @@ from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
 
 _ROWS = 128
+_TEXTS = 32
 
 
 class Backbone:
@@ -44,11 +45,12 @@ class Backbone:
         if max_tokens > positions:
             raise UsageError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
         self.pairs = PairModel(trunk, model)
+        self.tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens)
         self.cache = TrunkCache(
             cache,
             trunk=trunk,
             pairs=self.pairs,
-            tokenizer=Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens),
+            tokenizer=self.tokenizer,
             identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}/{self.device.type}",
         )
 
@@ -66,6 +68,23 @@ class Backbone:
             pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank)
             result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
         return result
+
+    @torch.inference_mode()
+    def logits_of_texts(self, texts: Sequence[str], tensors: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) for texts that are no rows of the data; nothing of them is kept.
+
+        Texts with the same tokens are computed once and have the same logits to the bit.
+        """
+        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        ids = [tuple(tokens) for tokens in self.tokenizer.ids(texts)]
+        found: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        distinct = sorted(set(ids), key=lambda tokens: (len(tokens), tokens))
+        for start in range(0, len(distinct), _TEXTS):
+            batch = distinct[start : start + _TEXTS]
+            input_ids, mask = (torch.from_numpy(array).to(self.device) for array in pad(batch))
+            pooled = self.pairs(self.cache.trunk(input_ids, mask, depth=self.pairs.cut), mask, bank)
+            found |= dict(zip(batch, multitask.logits(pooled, bank).float().cpu().numpy(), strict=True))
+        return np.stack([found[tokens] for tokens in ids])
 
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
         order = sorted(range(len(row_ids)), key=lambda i: (self.cache.length(row_ids[i]), i))
@@ -98,6 +117,10 @@ class Predictor:
         """Returns one task's logits (N, C) float32; `row_ids` name the texts in the cache."""
         self.backbone.cache.fill(row_ids, texts)
         return self.backbone.logits(row_ids, self.model.tensors[task])
+
+    def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) float32 for texts that are no rows of the data; the cache stays as it is."""
+        return self.backbone.logits_of_texts(texts, self.model.tensors[task])
 
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""

@@ -3,13 +3,14 @@
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mtlops.data.allocation import Allocation, allocate, without_conflicts
+from mtlops.data.checks import Check, check_files, read_checks, write_behaviour
 from mtlops.data.encoders import EncoderFiles, read_encoder, write_encoder
 from mtlops.data.normalisation import fingerprint
 from mtlops.data.prepared import (
@@ -86,6 +87,8 @@ def prepare(
     _refuse_foreign(out, MANIFEST)
     _refuse_foreign(encoder, "encoder.json")
     files = read_encoder(params.encoder.source, base=base, raw=raw)
+    behaviour = check_files(params.data.behaviour, base=base)
+    checks = [check for path in behaviour.values() for check in _checks(params, path)]
     rows = read_rows(params, load_sources(params, base=base, raw=raw))
     unlabelled = len(rows) - int(rows.has_label(list(rows.labels)).sum())
     rows = without_conflicts(rows)
@@ -95,8 +98,14 @@ def prepare(
     splits = {task: _splits(params, rows, allocation, task, left_out) for task in rows.labels}
     tokenizer_sha256 = _write_encoder(encoder, files)
     manifest = _manifest(params, rows, allocation, left_out=left_out, tokenizer_sha256=tokenizer_sha256)
-    _write(out, manifest, params, rows, allocation, splits)
+    _write(out, manifest, params, rows, allocation, splits, behaviour, checks)
     return _result(manifest, out=out, encoder=encoder)
+
+
+def _checks(params: Params, path: Path) -> list[Check]:
+    found = read_checks(path, tasks=params.tasks(), left_out=params.left_out)
+    logger.info("behaviour=%s checks=%d cases=%d", path, len(found), sum(len(check.cases) for check in found))
+    return found
 
 
 def _refuse_foreign(folder: Path, sign: str) -> None:
@@ -169,6 +178,8 @@ def _write(
     rows: Rows,
     allocation: Allocation,
     splits: Mapping[str, Mapping[str, Index]],
+    behaviour: Mapping[str, Path],
+    checks: Sequence[Check],
 ) -> None:
     """Writes the folder, and completes the manifest with the rows and hashes of its parts."""
     tabulation = Tabulation(rows)
@@ -187,6 +198,8 @@ def _write(
                 manifest["windows"][window]["tasks"][task.name] = part
         if rows.set_aside:
             write_parquet(folder / QUARANTINE, set_aside_table(rows.set_aside))
+        if behaviour:
+            write_behaviour(folder, checks, files=behaviour)
         (folder / MANIFEST).write_text(to_json(manifest) + "\n", encoding="utf-8")
 
 
