@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
     """
     with storage_errors(path):
-        part = _new_part(path)
+        part = temporary_path(path)
         try:
             yield part
             part.chmod(0o644)
@@ -49,7 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
     """
     with storage_errors(path):
-        part = _new_part(path)
+        part = temporary_path(path)
         old = path.parent / f".{path.name}.old"
         try:
             part.mkdir()
@@ -71,7 +72,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         PlatformError: the disk is full, over quota, or not writable.
     """
     with storage_errors(path):
-        part = _new_part(path)
+        part = temporary_path(path)
         try:
             part.mkdir()
             yield part
@@ -91,7 +92,7 @@ def write_new(path: Path, content: bytes) -> bool:
         PlatformError: the disk is full, over quota, or not writable.
     """
     with storage_errors(path):
-        part = _new_part(path)
+        part = temporary_path(path)
         try:
             part.write_bytes(content)
             _sync(part)
@@ -181,6 +182,21 @@ def sha256_tree(folder: Path, *, keep: Callable[[Path], bool] = lambda _: True) 
     return digest.hexdigest()
 
 
+def temporary_path(path: Path) -> Path:
+    """Returns a free name beside `path` that says which process writes; what killed ones left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{socket.gethostname()}-')}*.part"):
+        if is_leftover(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.parent / f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_numbers)}.part"
+
+
+def is_leftover(path: Path) -> bool:
+    """Returns whether `path` is a temporary one of a process of this machine that runs no longer."""
+    found = re.fullmatch(rf"\..+\.{re.escape(socket.gethostname())}-(\d+)-\d+\.part", path.name)
+    return found is not None and not is_running(int(found[1]))
+
+
 def is_running(process: int) -> bool:
     """Returns whether a process of this machine, given by its id, is running."""
     try:
@@ -190,16 +206,6 @@ def is_running(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _new_part(path: Path) -> Path:
-    """A free name beside `path` that says which process writes; what killed processes of this host left is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{path.name}.{socket.gethostname()}-"
-    for left in path.parent.glob(f"{glob.escape(start)}*.part"):
-        if not is_running(int(left.name.removeprefix(start).split("-")[0])):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    return path.parent / f"{start}{os.getpid()}-{next(_numbers)}.part"
 
 
 def _rename_folder(part: Path, path: Path) -> None:

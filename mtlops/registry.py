@@ -17,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -240,6 +241,10 @@ class Registry:
         )  # fmt: skip
         return bundle.id
 
+    def keeping(self, bundle_id: str) -> AbstractContextManager[None]:
+        """Returns a context in which no collection removes the bundle, published already or only within it."""
+        return self._leases.holding(bundle_id, ())
+
     def promote(
         self,
         bundle_id: str,
@@ -266,7 +271,7 @@ class Registry:
             ChampionChangedError: another bundle is champion, or became it in this moment.
             ArtefactError: no such bundle.
         """
-        with self._leases.holding(bundle_id, ()):
+        with self.keeping(bundle_id):
             champion = self.champion()
             current = champion.bundle_id if champion else None
             if champion and current == bundle_id:
@@ -302,7 +307,7 @@ class Registry:
             raise ArtefactError(f"{self.url}: {target} never was champion. Use `mtlops promote` for a new bundle.")
         if target == champion.bundle_id:
             raise ArtefactError(f"{self.url}: {target} is the champion. Name an earlier one: `mtlops registry list`.")
-        with self._leases.holding(target, ()):
+        with self.keeping(target):
             return self._advance(champion, target, action="rollback", by=by, reason=reason, verdict="", report=None)
 
     def fetch(self, bundle_id: str, cache: Path) -> Path:

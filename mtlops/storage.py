@@ -16,7 +16,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mtlops.errors import ArtefactError, MtlopsError, PlatformError, UsageError
-from mtlops.files import atomic_path, link_or_copy, sha256_file, storage_errors, write_new
+from mtlops.files import (
+    atomic_path,
+    is_leftover,
+    link_or_copy,
+    sha256_file,
+    storage_errors,
+    temporary_path,
+    write_new,
+)
 
 Tell = Callable[[int], None]
 """Is told how many more bytes have been moved."""
@@ -154,7 +162,7 @@ class Folder(Storage):
         path = self.path / name
         with storage_errors(path):
             if path.is_dir():
-                aside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.part")
+                aside = temporary_path(path)
                 path.rename(aside)
                 shutil.rmtree(aside)
             else:
@@ -169,16 +177,17 @@ class Folder(Storage):
                 return 0.0
 
     def remove_leftovers(self, *, older_than_seconds: float) -> None:
-        """Removes what killed processes left half written."""
-        for path in self.path.glob("*/.*.part"):
+        """Removes what killed processes left half written; those of other machines are known by their age."""
+        for path in [*self.path.glob("*/.*.part"), *self.path.glob(".*.part")]:
             with storage_errors(path), suppress(FileNotFoundError):
-                if time.time() - path.lstat().st_mtime > older_than_seconds:
+                if is_leftover(path) or time.time() - path.lstat().st_mtime > older_than_seconds:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        for path in (self.path / folder).rglob("*"):
-            with suppress(FileNotFoundError):
-                if path.is_file():
+        # Not Path.rglob: it takes a folder that it may not read for an empty one.
+        for parent, _, names in os.walk(self.path / folder, onerror=_raise_unless_missing):
+            for path in (Path(parent, name) for name in names):
+                with suppress(FileNotFoundError):
                     yield path.relative_to(self.path).as_posix(), path.stat()
 
     @contextmanager
@@ -273,13 +282,21 @@ class Objects(Storage):
     def sizes(self, folder: str) -> dict[str, int]:
         """Returns the bytes of every object below `folder`."""
         with self._asking(folder, "listed"):
-            try:
-                found: Mapping[str, Mapping[str, Any]] = self._system.find(self._path(folder), detail=True)
-            except FileNotFoundError:
-                return {}
-        start = len(self._root) + 1
-        names = {path[start:]: int(info["size"]) for path, info in found.items()}
+            found = dict(self._files(self._path(folder).rstrip("/")))
+        names = {path[len(self._root) + 1 :]: size for path, size in found.items()}
         return {name: size for name, size in names.items() if not _is_hidden(name)}
+
+    def _files(self, path: str) -> Iterator[tuple[str, int]]:
+        # Not fsspec's find: it takes a folder that it cannot list for an empty one.
+        try:
+            entries: list[Mapping[str, Any]] = self._system.ls(path, detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "directory":
+                yield from self._files(entry["name"].rstrip("/"))
+            elif entry["name"] != f"{path}/":
+                yield entry["name"], int(entry["size"])
 
     def remove(self, name: str) -> None:
         """Removes an object, or all below a folder, if it is there."""
@@ -324,6 +341,11 @@ def _callback(tell: Tell) -> Any:
             tell(inc)
 
     return Told()
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _protocols(system: Any) -> frozenset[str]:

@@ -1,6 +1,5 @@
 """promote: a judged and exported bundle in, the champion of a registry out."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from mtlops.git_tags import plan_tags
 from mtlops.leases import whoami
 from mtlops.registry import ChampionChangedError, Registry
 
-logger = logging.getLogger(__name__)
+_KEPT_OF_EXPORT = ("bundle", "limits", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,16 @@ def promote(
             f"{decision}: was made against champion {decided.get('champion') or 'none'}, but in {registry} it is "
             f"{current or 'none'}. Run `mtlops evaluate` and `mtlops export` again."
         )
-    entry = store.promote(
-        store.publish(bundle),
-        expect=current,
-        by=by or whoami(),
-        reason=_reason(decided, reason, force=force),
-        verdict=decided["verdict"],
-        report={"decision": decided, "export": {key: exported.get(key) for key in ("bundle", "limits", "latency_ms")}},
-    )
+    with store.keeping(candidate.id):
+        store.publish(bundle)
+        entry = store.promote(
+            candidate.id,
+            expect=current,
+            by=by or whoami(),
+            reason=_reason(decided, reason, force=force),
+            verdict=decided["verdict"],
+            report={"decision": decided, "export": {key: exported.get(key) for key in _KEPT_OF_EXPORT}},
+        )
     is_new = current != entry.bundle_id
     message = f"bundle {entry.bundle_id}, champion version {entry.version}"
     return Promoted(
