@@ -5,8 +5,8 @@ nothing but chance, so flipping the sign of the blocks' differences at random gi
 permutation test on the stored sums, at the same cost for a hundred rows and for a hundred million. Rows that belong
 together (one author, one document) share a key and with it a block, so that they do not pass for independent evidence.
 
-With a floor, the flipped differences (centred, so that they are noise alone) are added to a shift of exactly the
-floor in the direction that was seen: the distribution that the statistic has at the floor.
+With a floor, the flipped differences are added to a shift of exactly the floor in the direction that was seen: the
+distribution that the statistic has at the floor. Along that direction they are centred, so that they are noise alone.
 
 Source: Gretton et al. 2012, "A kernel two-sample test", JMLR 13, section 2 (the discrepancy) and 8.1 (its bandwidth);
 Rahimi and Recht 2007, "Random features for large-scale kernel machines", section 3; Zaremba et al. 2013, "B-test: a
@@ -104,10 +104,10 @@ class Embeddings:
         needed = max(settings.min_rows, LEAST_BLOCKS * ROWS_PER_BLOCK)
         if min(n, m) < needed:
             return Finding(n, m, floor, reason=f"{min(n, m)} rows, {needed} are needed")
-        shift, noise = _differences(self, current, num_blocks=_num_blocks(min(n, m)))
-        if len(noise) < LEAST_FILLED:
+        weights, differences = _differences(self, current, num_blocks=_num_blocks(min(n, m)))
+        if len(weights) < LEAST_FILLED:
             return Finding(n, m, floor, reason="the rows belong to too few groups; rows of more groups are needed")
-        return _test(shift, noise, rows=(n, m), floor=floor)
+        return _test(weights, differences, rows=(n, m), floor=floor)
 
     def state(self) -> tuple[Facts, Arrays]:
         """Returns what `restore` reads."""
@@ -142,7 +142,7 @@ class Embeddings:
 
 
 def _differences(a: Embeddings, b: Embeddings, *, num_blocks: int) -> tuple[Floats, Floats]:
-    """The mean difference (D,), and each block's share of its noise (B, D): differences around that mean, weighted.
+    """Weights (B,), sum 1, and mean differences (B, D) of the blocks that hold rows of both samples.
 
     The kernel's value of a row with itself is 1: features are divided by the root of the number of frequencies.
     """
@@ -151,28 +151,34 @@ def _differences(a: Embeddings, b: Embeddings, *, num_blocks: int) -> tuple[Floa
     n, m, sums_a, sums_b = n[filled], m[filled], sums_a[filled], sums_b[filled]
     differences = (sums_a / n[:, None] - sums_b / m[:, None]) / (SCALE * NUM_FREQUENCIES**0.5)
     weights = n * m / (n + m)
-    weights /= weights.sum()
+    return weights / weights.sum(), differences
+
+
+def _test(weights: Floats, differences: Floats, *, rows: tuple[int, int], floor: float) -> Finding:
     shift = weights @ differences
-    # One mean was fitted: the same correction as n / (n - 1) of a variance, for unequal weights.
-    noise = weights[:, None] * (differences - shift) / np.sqrt(1.0 - weights)[:, None] if len(n) > 1 else differences
-    return shift, noise
-
-
-def _test(shift: Floats, noise: Floats, *, rows: tuple[int, int], floor: float) -> Finding:
     statistic = float(shift @ shift)
-    signs = _signs(len(noise))
-    spread = np.einsum("rb,rb->r", signs @ (noise @ noise.T), signs)
     length = statistic**0.5
+    weighted = weights[:, None] * differences
+    # One mean was fitted: the same correction as n / (n - 1) of a variance, for unequal weights.
+    noise = weights[:, None] * (differences - shift) / np.sqrt(1.0 - weights)[:, None]
+    signs = _signs(len(weights))
     along = signs @ (noise @ (shift / length)) if length > 0.0 else np.zeros(len(signs))
-    at_floor = floor + 2.0 * floor**0.5 * along + spread
+    at_floor = floor + 2.0 * floor**0.5 * along + _squares(signs, weighted)
     chance = float((noise**2).sum())
     effect = statistic - chance
-    low, high = np.quantile(2.0 * length * along + spread - chance, [_TAIL, 1.0 - _TAIL])
+    around = 2.0 * length * along + _squares(signs, noise) - chance
+    low, high = np.quantile(around, [_TAIL, 1.0 - _TAIL])
     return Finding(
         *rows, floor, statistic=statistic, effect=max(0.0, effect),
         low=max(0.0, effect + float(low)), high=max(0.0, effect + float(high)),
         p_value=float((1 + np.count_nonzero(at_floor >= statistic)) / (1 + len(signs))),
     )  # fmt: skip
+
+
+def _squares(signs: Floats, vectors: Floats) -> Floats:
+    """Squared lengths (R,) of the signed sums of (B, D) vectors."""
+    squares: Floats = np.einsum("rb,rb->r", signs @ (vectors @ vectors.T), signs)
+    return squares
 
 
 def _num_blocks(rows: int) -> int:
