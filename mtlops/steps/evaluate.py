@@ -109,13 +109,13 @@ def evaluate(
     content = {
         "schema_version": SCHEMA_VERSION,
         "bootstrap": params.gates.model_dump(include={"confidence", "resamples", "seed"}),
-        "gate": _gate(params.gates),
+        "gate": _gate(params),
         "champion": _champion_facts(params, champion),
         "twins": {"mode": params.gates.twins, "said": twins.said},
         "mean": _rounded(mean_primary(scores, weights={t: spec.weight for t, spec in params.suite.tasks.items()})),
         "tasks": {
             task.name: {
-                **_to_json(task, scores[task.name]),
+                **_to_json(task, scores[task.name], champion),
                 "comparison": champion.comparison(task) if champion else "new",
                 "rows_sha256": _rows_sha256(tests[task.name]),
                 **_rounded(closer[task.name]),
@@ -155,18 +155,19 @@ def _champion_facts(params: Params, champion: Champion | None) -> dict[str, Any]
     return {"bundle_id": champion.bundle_id, "url": champion.url, "removed": champion.removed(params.tasks())}
 
 
-def _gate(gates: Gates) -> dict[str, Any]:
+def _gate(params: Params) -> dict[str, Any]:
     """The settings that the verdict rests on, and how often it may be wrong with them."""
+    gates = params.gates
     settings = {
-        "mode", "baseline", "promote_when", "alpha", "seed_noise", "max_drop", "allow_removed", "slice_rows",
-        "behaviour_pass_rate",
+        "mode", "baseline", "promote_when", "alpha", "max_drop", "allow_removed", "slice_rows", "behaviour_pass_rate",
     }  # fmt: skip
+    noise = {task: gates.seed_noise_of(task) for task in params.suite.tasks}
     stated = {
         "promote_without_cause": gates.alpha,
         "reject_without_cause": gates.alpha,
         "promote_in_spite_of_max_drop": None if gates.max_drop is None else gates.alpha,
     }
-    return {**gates.model_dump(include=settings), "stated_error_rates": stated}
+    return {**gates.model_dump(include=settings), "seed_noise": noise, "stated_error_rates": stated}
 
 
 def _rows_sha256(table: pa.Table) -> str:
@@ -217,7 +218,7 @@ def _model_logits(task: Task, table: pa.Table, predictor: Predictor) -> baseline
     return logits
 
 
-def _to_json(task: Task, scores: Scores) -> dict[str, Any]:
+def _to_json(task: Task, scores: Scores, champion: Champion | None) -> dict[str, Any]:
     """Returns a task's part of evaluation.json, in the order in which people read it."""
     content = asdict(scores)
     content["classes"] = content["classes"] or None
@@ -225,6 +226,8 @@ def _to_json(task: Task, scores: Scores) -> dict[str, Any]:
         None if scores.confusion is None else {"classes": list(task.classes), "counts": scores.confusion.tolist()}
     )
     content["calibration"] = {"bins": content["calibration"]}
+    if champion and content["champion"]:
+        content["champion"] = {"bundle_id": champion.bundle_id, **content["champion"]}
     rounded: dict[str, Any] = _rounded(content)
     return rounded
 
@@ -240,9 +243,12 @@ def _rounded(value: Any) -> Any:
 
 
 def _score_rows(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The primary metric of every task and baseline as rows: the shape that `dvc plots` draws."""
-    return [
-        {"task": name, "system": system, "metric": found["primary"], **metrics[found["primary"]]}
-        for name, found in tasks.items()
-        for system, metrics in {"model": found["metrics"], **found["baselines"]}.items()
-    ]
+    """The primary metric of every task, champion and baseline as rows: the shape that `dvc plots` draws."""
+    rows = []
+    for name, found in tasks.items():
+        systems = {"model": found["metrics"], **found["baselines"]}
+        if found["champion"]:
+            systems["champion"] = found["champion"]["metrics"]
+        metric = found["primary"]
+        rows += [{"task": name, "system": s, "metric": metric, **metrics[metric]} for s, metrics in systems.items()]
+    return rows
