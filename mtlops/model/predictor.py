@@ -107,6 +107,7 @@ class Predictor:
 
     def __init__(self, trained: Path, encoder: Path, *, cache: Path, device: str = "cpu") -> None:
         self.model: TrainedModel = load_model(trained)
+        self._logits: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
         self.backbone = Backbone(
             encoder, cache=cache, model=self.model.model, max_tokens=self.model.max_tokens, device=device
         )
@@ -114,9 +115,16 @@ class Predictor:
             raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
 
     def logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
-        """Returns one task's logits (N, C) float32; `row_ids` name the texts in the cache."""
-        self.backbone.cache.fill(row_ids, texts)
-        return self.backbone.logits(row_ids, self.model.tensors[task])
+        """Returns one task's logits (N, C) float32, read only; `row_ids` name the texts in the cache.
+
+        Asked again for the same rows, it answers from memory: several measurements look at the test rows.
+        """
+        key = task, tuple(row_ids)
+        if key not in self._logits:
+            self.backbone.cache.fill(row_ids, texts)
+            self._logits[key] = self.backbone.logits(row_ids, self.model.tensors[task])
+            self._logits[key].setflags(write=False)
+        return self._logits[key]
 
     def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32 for texts that are no rows of the data; the cache stays as it is."""
