@@ -26,6 +26,7 @@ def validate(
         data_md5: content of `prepared`; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
     """
+    import logging
     import shutil
     from pathlib import Path
 
@@ -34,5 +35,6 @@ def validate(
 
     suite = parse_params(params, where="params", tasks=tasks)
     folder = Path(reports.path)
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     step(suite, prepared=Path(prepared.path), report=folder / "validation.json")
     shutil.copyfile(folder / "validation.html", page.path)

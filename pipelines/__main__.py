@@ -5,11 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from components.image import IMAGE
-from mtlops.errors import MtlopsError
+from mtlops.errors import MtlopsError, UsageError
 
 _DEFAULT_WORKSPACE = Path("runs")
 
@@ -89,12 +90,17 @@ def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
 
 
 def _add_run(commands: Any) -> None:
-    summary = "run the compiled pipeline on this machine, without a cluster or containers"
+    summary = "run the compiled pipeline on this machine, without a cluster"
     command = commands.add_parser("run", help=summary, description=summary)
     command.set_defaults(command=_run)
     _add_request(command)
     command.add_argument("--out", type=Path, default=Path("models/candidate"), metavar="DIR", help="gets the bundle")
     command.add_argument("--workspace", type=Path, default=_DEFAULT_WORKSPACE, metavar="DIR", help="outputs and logs")
+    command.add_argument(
+        "--runner", choices=("subprocess", "docker"), default="subprocess",
+        help="where a step runs: in a process of this Python (default), or in a container of Docker or podman",
+    )  # fmt: skip
+    command.add_argument("--image", default="", metavar="NAME", help="for --runner docker; default: the pipeline's own")
     command.add_argument("--pipeline", type=Path, metavar="FILE", help="default: pipelines/compiled/training.yaml")
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     command.add_argument("--quiet", action="store_true", help="no progress")
@@ -104,15 +110,26 @@ def _run(options: argparse.Namespace) -> None:
     from pipelines.compiling import COMPILED
     from pipelines.local import copy_bundle, run_pipeline, table
 
-    request = _request(options, data_repo=options.data_repo or str(options.params.resolve().parent))
+    if options.image and options.runner != "docker":
+        raise UsageError("--image is for --runner docker; a subprocess runs in this Python.")
+    data_repo = options.data_repo or str(options.params.resolve().parent)
+    data = Path(data_repo).resolve() if Path(data_repo).is_dir() else None
+    request = _request(options, data_repo=str(data or data_repo))
     # Downloads and the trunk cache are shared with `mtlops` and DVC; both are checked by hash on every use.
     os.environ.setdefault("MTLOPS_WORK", str(Path("data").resolve()))
-    run = run_pipeline(
-        options.pipeline or COMPILED,
-        request.arguments(),
-        workspace=options.workspace,
-        echo=None if options.quiet else sys.stderr,
-    )
+    compiled = options.pipeline or COMPILED
+    with _containers(options, compiled, data=data) if options.runner == "docker" else nullcontext() as containers:
+        arguments = request.arguments()
+        if containers:
+            _tell_other_code(containers, arguments["code_digest"])
+            arguments["code_digest"] = containers.image_id
+        run = run_pipeline(
+            compiled,
+            arguments,
+            workspace=options.workspace,
+            containers=containers,
+            echo=None if options.quiet else sys.stderr,
+        )
     copy_bundle(run, options.out)
     if options.json:
         tasks = [vars(task) for task in run.tasks]
@@ -120,6 +137,23 @@ def _run(options: argparse.Namespace) -> None:
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
+
+
+def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None) -> Any:
+    from pipelines.compiling import image_of, read_compiled
+    from pipelines.containers import open_containers
+
+    image = options.image or image_of(read_compiled(compiled))
+    return open_containers(image, data=data, work=Path(os.environ["MTLOPS_WORK"]).resolve())
+
+
+def _tell_other_code(containers: Any, code_digest: str) -> None:
+    if containers.code_digest != code_digest:
+        print(
+            f"pipelines: note: the code that runs is that of {containers.image}, and it is not this checkout's. "
+            f"`make image` renews it.",
+            file=sys.stderr,
+        )
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp import compiler
@@ -36,6 +37,17 @@ def write_compiled(text: str, *, path: Path = COMPILED) -> None:
     write_text(path, text)
 
 
+def read_compiled(path: Path) -> str:
+    """Returns the text of a compiled pipeline.
+
+    Raises:
+        ArtefactError: there is no such file.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: not found. Run `python -m pipelines compile` first.")
+    return path.read_text(encoding="utf-8")
+
+
 def check_compiled(text: str, *, path: Path = COMPILED) -> None:
     """Does nothing when the file holds `text`.
 
@@ -62,3 +74,29 @@ def without_cached_data(text: str) -> str:
     documents = list(yaml.safe_load_all(text))
     documents[0]["root"]["dag"]["tasks"]["prepare"]["cachingOptions"] = {}
     return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def image_of(text: str) -> str:
+    """Returns the image that a compiled pipeline runs its tasks in.
+
+    Raises:
+        ArtefactError: there is not exactly one.
+    """
+    images = {container["image"] for container in _containers(next(yaml.safe_load_all(text)))}
+    if len(images) != 1:
+        raise ArtefactError(
+            f"the pipeline names {len(images)} images ({', '.join(sorted(images))}). Choose by --image."
+        )
+    return str(images.pop())
+
+
+def with_image(text: str, image: str) -> str:
+    """Returns a compiled pipeline whose tasks all run in `image`."""
+    documents = list(yaml.safe_load_all(text))
+    for container in _containers(documents[0]):
+        container["image"] = image
+    return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def _containers(pipeline: Any) -> list[Any]:
+    return [e["container"] for e in pipeline["deploymentSpec"]["executors"].values() if "container" in e]

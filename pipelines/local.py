@@ -1,4 +1,4 @@
-"""A compiled pipeline run on this machine, task by task, with kfp.local's SubprocessRunner."""
+"""A compiled pipeline run on this machine, task by task, in processes or in containers, with kfp.local."""
 
 import io
 import logging
@@ -11,19 +11,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kfp import components, local
 
-from mtlops.errors import ArtefactError, PlatformError
+from mtlops import errors
+from mtlops.errors import MtlopsError, PlatformError
 from mtlops.files import atomic_folder
+from pipelines.compiling import read_compiled, with_image
+
+if TYPE_CHECKING:
+    from pipelines.containers import Containers
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '(.+?)'")
 _FINISHED = re.compile(r"Task '(.+?)' finished with status (\w+)")
 _CACHED = re.compile(r"Task (\S+) cache hit")
 _LOGGED = re.compile(r"\[KFP Executor [^]]*\]: (?!Looking for|Loading KFP|Got executor|Wrote executor|Did not)(.+)")
-_SAID = re.compile(r"mtlops\.errors\.\w+: (.+)")
+_RAISED = re.compile(r"\s*(?:mtlops\.errors\.(?P<error>\w+): (?P<said>.+)|(?P<other>[\w.]*(?:Error|Exception)\b.*))")
 _WITHOUT_FILE = ("system.Metrics", "system.ClassificationMetrics")
 
 
@@ -33,17 +38,23 @@ class Task:
 
     Attributes:
         name: the task's component.
-        state: RUNNING, SUCCESS or FAILURE.
+        state: RUNNING, SUCCESS, FAILURE, or LOST: kfp calls it a success, but it wrote no result.
         seconds: from start to end; 0 for a cached one.
         cached: its outputs are those of an earlier run.
         outputs: names of the artifacts that it declares.
+        log: file with everything that it printed; empty for a cached one.
+        error: name of the error in `mtlops.errors` that it raised, or empty.
+        said: what the last error that it raised says.
     """
 
     name: str
     state: str
+    log: str = ""
     seconds: float = 0.0
     cached: bool = False
     outputs: tuple[str, ...] = ()
+    error: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,20 +73,21 @@ class Run:
 
 
 class Progress(io.TextIOBase):
-    """Reads what kfp.local prints: keeps all of it in a file and the tasks in a list.
+    """Reads what kfp.local prints: keeps it as log.txt and as one file for each task, and the tasks in a list.
 
     Args:
-        file: gets every line.
+        folder: root of the run; gets the logs.
         echo: gets the lines that the steps log, or None.
     """
 
-    def __init__(self, file: TextIO, echo: TextIO | None) -> None:
+    def __init__(self, folder: Path, *, echo: TextIO | None) -> None:
         super().__init__()
         self.tasks: list[Task] = []
-        self.said = ""
-        self._file, self._echo = file, echo
+        self.log = folder / "log.txt"
+        self._folder, self._echo = folder, echo
         self._line = ""
         self._started: dict[str, float] = {}
+        (folder / "logs").mkdir()
 
     def write(self, text: str) -> int:
         """Takes text as it comes, in pieces of lines."""
@@ -85,66 +97,90 @@ class Progress(io.TextIOBase):
         return len(text)
 
     def _take(self, line: str) -> None:
-        self._file.write(line + "\n")
-        self._file.flush()
         if found := _STARTED.search(line):
             self._started[found[1]] = time.monotonic()
-            self.tasks.append(Task(found[1], "RUNNING"))
+            log = self._folder / f"logs/{len(self.tasks) + 1:02}-{found[1]}.txt"
+            self.tasks.append(Task(found[1], "RUNNING", log=str(log)))
             self._say(f"{found[1]}: started")
         elif found := _CACHED.search(line):
             self.tasks.append(Task(found[1], "SUCCESS", cached=True))
             self._say(f"{found[1]}: cached")
         elif found := _FINISHED.search(line):
             self._finish(found[1], found[2])
-        elif found := _SAID.search(line):
-            self.said = found[1]
+        elif (found := _RAISED.fullmatch(line)) and self.tasks:
+            self.tasks[-1].error, self.tasks[-1].said = found["error"] or "", found["said"] or found["other"]
         elif found := _LOGGED.search(line):
             self._say(f"  {found[1]}")
+        self._keep(line)
+
+    def _keep(self, line: str) -> None:
+        for path in {str(self.log), self.tasks[-1].log if self.tasks else ""} - {""}:
+            with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123
+                file.write(line + "\n")
 
     def _finish(self, name: str, state: str) -> None:
         task = next(t for t in reversed(self.tasks) if t.name == name)
         task.state, task.seconds = state, time.monotonic() - self._started[name]
-        self._say(f"{name}: {state} after {task.seconds:.1f} s")
+        if state == "SUCCESS" and self._results(name) < self._successes(name):
+            task.state = "LOST"
+        self._say(f"{name}: {task.state} after {task.seconds:.1f} s")
+
+    def _successes(self, name: str) -> int:
+        return sum(task.name == name and task.state == "SUCCESS" and not task.cached for task in self.tasks)
+
+    def _results(self, name: str) -> int:
+        """Counts the files that kfp's executor writes as its last act."""
+        return sum(1 for _ in self._folder.glob(f"**/{name}/executor_output.json"))
 
     def _say(self, text: str) -> None:
         if self._echo:
             print(text, file=self._echo, flush=True)
 
 
-def run_pipeline(compiled: Path, arguments: Mapping[str, str], *, workspace: Path, echo: TextIO | None = None) -> Run:
+def run_pipeline(
+    compiled: Path,
+    arguments: Mapping[str, str],
+    *,
+    workspace: Path,
+    containers: "Containers | None" = None,
+    echo: TextIO | None = None,
+) -> Run:
     """Runs a compiled pipeline to its end.
 
     Args:
         compiled: pipeline YAML.
         arguments: values of its inputs.
         workspace: folder for outputs, logs and the cache of earlier runs.
+        containers: what the tasks run in; None for processes of this Python.
         echo: stream for progress lines.
 
     Raises:
         ArtefactError: there is no such pipeline.
-        PlatformError: a task failed, or said SUCCESS without leaving what it promised.
+        MtlopsError: a task failed; of the kind that the task raised where it said so.
+        PlatformError: a task said SUCCESS without leaving what it promised, or failed for another reason.
     """
-    if not compiled.is_file():
-        raise ArtefactError(f"{compiled}: not found. Run `python -m pipelines compile` first.")
+    text = read_compiled(compiled)
     workspace.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=workspace.resolve()))
-    log = folder / "log.txt"
-    pipeline = components.load_component_from_file(str(compiled))
-    with log.open("w", encoding="utf-8") as file:
-        progress = Progress(file, echo)
-        with _captured(progress):
-            local.init(
-                runner=local.SubprocessRunner(use_venv=False),
-                pipeline_root=str(folder),
-                enable_caching=True,
-                cache_root=str(workspace.resolve() / "cache"),
-            )
-            try:
-                outputs = pipeline(**arguments).outputs
-            except RuntimeError as error:
-                raise _failure(progress, log) from error
-    _check_outputs(pipeline.pipeline_spec, progress.tasks, folder=folder, log=log)
-    return Run(tasks=tuple(progress.tasks), outputs=outputs, log=log)
+    pipeline = components.load_component_from_text(with_image(text, containers.image) if containers else text)
+    progress = Progress(folder, echo=echo)
+    with _captured(progress):
+        local.init(
+            runner=containers.runner(folder) if containers else local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(folder),
+            enable_caching=True,
+            cache_root=str(workspace.resolve() / "cache"),
+        )
+        try:
+            outputs = pipeline(**arguments).outputs
+        except Exception as error:
+            if not progress.tasks:
+                raise
+            raise _failure(progress, str(error)) from error
+    if any(task.state != "SUCCESS" for task in progress.tasks):
+        raise _failure(progress, "")
+    _check_outputs(pipeline.pipeline_spec, progress.tasks, folder=folder)
+    return Run(tasks=tuple(progress.tasks), outputs=outputs, log=progress.log)
 
 
 def copy_bundle(run: Run, folder: Path) -> None:
@@ -188,13 +224,21 @@ def _captured(progress: Progress) -> Iterator[None]:
         root.handlers, root.level = handlers, level
 
 
-def _failure(progress: Progress, log: Path) -> PlatformError:
-    failed = [task.name for task in progress.tasks if task.state != "SUCCESS"]
-    said = f" ({progress.said})" if progress.said else ""
-    return PlatformError(f"pipeline task {', '.join(failed) or 'unknown'} failed{said}. The whole log: {log}")
+def _failure(progress: Progress, raised: str) -> MtlopsError:
+    """Returns the error of the first task that did not succeed; later ones may only have missed its outputs."""
+    task = next((task for task in progress.tasks if task.state != "SUCCESS"), None)
+    if task is None:
+        return PlatformError(f"the pipeline failed after its last task ({raised}). The whole log: {progress.log}")
+    reasons = {
+        "RUNNING": raised,
+        "FAILURE": "it gave no reason; it may have been killed, or have run out of memory",
+        "LOST": "it disappeared before it wrote its result",
+    }
+    kind: type[MtlopsError] = getattr(errors, task.error, PlatformError)
+    return kind(f"pipeline task {task.name} failed ({task.said or reasons[task.state]}). Its log: {task.log}")
 
 
-def _check_outputs(spec: Any, tasks: list[Task], *, folder: Path, log: Path) -> None:
+def _check_outputs(spec: Any, tasks: list[Task], *, folder: Path) -> None:
     """kfp.local may say SUCCESS for a task that left nothing: looks at every file that was promised."""
     for task in tasks:
         declared = spec.components[f"comp-{task.name}"].output_definitions.artifacts
@@ -202,9 +246,9 @@ def _check_outputs(spec: Any, tasks: list[Task], *, folder: Path, log: Path) -> 
         for name, artifact in declared.items():
             if task.cached or artifact.artifact_type.schema_title in _WITHOUT_FILE:
                 continue
-            found = list(folder.glob(f"*/{task.name}/{name}"))
+            found = list(folder.glob(f"**/{task.name}/{name}"))
             if not found or not all(_holds_something(path) for path in found):
-                raise PlatformError(f"pipeline task {task.name} left no output {name!r}. The whole log: {log}")
+                raise PlatformError(f"pipeline task {task.name} left no output {name!r}. Its log: {task.log}")
 
 
 def _holds_something(path: Path) -> bool:

@@ -14,6 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the container tests to those who ask for them: they need an image and an engine."""
+    if "containers" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("containers"):
+                item.add_marker(pytest.mark.skip(reason="needs the image and a container engine: run .ci/containers"))
+
+
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> "Clone":
     """The one clone in which DVC has run every stage and whose results are committed."""

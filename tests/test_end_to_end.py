@@ -140,7 +140,7 @@ def test_pipeline_stops_where_the_data_breaks_a_promise(clone: Clone, tmp_path: 
     shutil.copytree(clone.folder, broken.folder, symlinks=True)
     reviews = broken.folder / "data/sources/reviews.csv"
     reviews.write_text(reviews.read_text() + "we loved the moon and the planet,splendid,high,4.5,story\n")
-    printed = broken.run("python", "-m", "pipelines", "run", "--quiet", "--out", "models/new", code=5)
+    printed = broken.run("python", "-m", "pipelines", "run", "--quiet", "--out", "models/new", code=3)
     assert "pipeline task validate failed" in printed
     assert "splendid" in printed
     assert not (broken.folder / "models/new").exists()

@@ -29,7 +29,8 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_plain_make_lists_every_target(folder: Path) -> None:
     done = make(folder)
     assert done.returncode == 0
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["help", "run", "test", "lint", "clean"]
+    targets = [line.split()[1] for line in done.stdout.splitlines()]
+    assert targets == ["help", "run", "test", "image", "lint", "audit", "clean"]
     assert not (folder / ".venv").exists()
 
 

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import pytest
 from kfp import compiler, dsl
 
-from mtlops.errors import ArtefactError, PlatformError
+from mtlops.errors import ArtefactError, DataError, PlatformError
 from pipelines.local import copy_bundle, run_pipeline, table
 
 
 @dsl.component(base_image="python:3", install_kfp_package=False)
 def make(bundle: dsl.Output[dsl.Model], text: str) -> str:
     import logging
+    import os
     from pathlib import Path
 
     from mtlops.errors import DataError
@@ -22,6 +23,10 @@ def make(bundle: dsl.Output[dsl.Model], text: str) -> str:
     logging.getLogger("mtlops").info("rows=%s", text)
     if text == "bad":
         raise DataError("rows.csv:3: a cell is missing.")
+    if text == "crash":
+        raise ZeroDivisionError("division by zero")
+    if text in ("die", "vanish"):
+        os._exit(9 if text == "die" else 0)
     if text != "nothing":
         Path(bundle.path).mkdir(parents=True)
         (Path(bundle.path) / "manifest.json").write_text(text)
@@ -61,6 +66,8 @@ def test_run_keeps_outputs_log_and_progress(compiled: Path, tmp_path: Path, caps
     ]
     assert "make: started\n  rows=one\nmake: SUCCESS after" in echo.getvalue()
     assert "rows=one" in run.log.read_text()
+    assert "rows=one" in Path(run.tasks[0].log).read_text()
+    assert "rows=one" not in Path(run.tasks[1].log).read_text()
     assert capsys.readouterr().out == ""
     rows = table(run).splitlines()
     assert rows[0].split() == ["task", "state", "seconds", "cached", "outputs"]
@@ -76,11 +83,26 @@ def test_second_run_takes_cached_outputs_but_not_of_other_values(compiled: Path,
 
 
 def test_failed_task_is_named_with_its_reason_and_log(compiled: Path, tmp_path: Path) -> None:
-    with pytest.raises(PlatformError) as caught:
+    with pytest.raises(DataError) as caught:
         run_pipeline(compiled, {"text": "bad"}, workspace=tmp_path)
     said = str(caught.value)
-    assert said.startswith("pipeline task make failed (rows.csv:3: a cell is missing.). The whole log: ")
-    assert "Traceback" in Path(said.rpartition(": ")[2]).read_text()
+    assert said.startswith("pipeline task make failed (rows.csv:3: a cell is missing.). Its log: ")
+    log = Path(said.rpartition(": ")[2])
+    assert log.name == "01-make.txt"
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("crash", "ZeroDivisionError: division by zero"),
+        ("die", "it gave no reason; it may have been killed, or have run out of memory"),
+        ("vanish", "it disappeared before it wrote its result"),
+    ],
+)
+def test_every_way_to_fail_is_a_failure(compiled: Path, tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(PlatformError, match=rf"pipeline task make failed \({reason}\)\. Its log: .*/logs/01-make\.txt"):
+        run_pipeline(compiled, {"text": text}, workspace=tmp_path)
 
 
 def test_success_without_the_promised_output_is_not_believed(tmp_path: Path) -> None:
