@@ -1,4 +1,4 @@
-"""KFP component `evaluate`: measures every task beside its baselines and decides."""
+"""KFP component `evaluate`: measures every task beside its baselines and the champion, and decides."""
 
 from kfp import dsl
 
@@ -15,6 +15,7 @@ def evaluate(
     verdict: dsl.OutputPath(str),
     params: str,
     tasks: str = "",
+    registry: str = "",
     data_md5: str = "",
     code_digest: str = "",
 ) -> list:
@@ -29,6 +30,7 @@ def evaluate(
         verdict: PROMOTE, HOLD or REJECT.
         params: text of params.yaml.
         tasks: comma list of the tasks to act on; empty for all.
+        registry: URL of the registry whose champion answers the same rows; empty: there is no champion.
         data_md5: content of `prepared`; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
 
@@ -53,6 +55,7 @@ def evaluate(
         cache=Path(os.environ.get("MTLOPS_WORK") or tempfile.mkdtemp()) / "cache",
         report=folder / "evaluation.json",
         decision=folder / "decision.json",
+        registry=registry,
     )
     shutil.copyfile(folder / "evaluation.html", page.path)
     Path(verdict).write_text(result.verdict, encoding="utf-8")

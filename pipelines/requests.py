@@ -26,6 +26,7 @@ class Request:
         params: params.yaml as text, with overrides applied.
         tasks: comma list of tasks; empty for all.
         reason: why the run is started.
+        registry: URL or absolute folder of the registry; empty: nothing is compared with a champion or promoted.
         data_repo: folder or git/DVC repository with the user's files.
         data_rev: revision of that repository.
         data_md5: digest of the user's files; empty when there are none.
@@ -35,6 +36,7 @@ class Request:
     params: str
     tasks: str
     reason: str
+    registry: str
     data_repo: str
     data_rev: str
     data_md5: str
@@ -51,6 +53,7 @@ def read_request(
     overrides: Sequence[str] = (),
     tasks: str = "",
     reason: str = "",
+    registry: str = "",
     data_repo: str = "",
     data_rev: str = "",
 ) -> Request:
@@ -72,11 +75,23 @@ def read_request(
         params=text,
         tasks=",".join(split_names(tasks)),
         reason=reason,
+        registry=_registry_place(registry),
         data_repo=data_repo,
         data_rev=data_rev,
         data_md5=_data_md5(_own_files(chosen), repository=data_repo, revision=data_rev),
         code_digest=code_digest(),
     )
+
+
+def _registry_place(registry: str) -> str:
+    """A URL as it is, a folder in full: a task runs in a folder of its own.
+
+    kfp.local takes a condition on a value with such characters for false, and says SUCCESS.
+    """
+    if any(character in registry for character in "'\"\\\n\r"):
+        raise UsageError(f"--registry {registry!r}: must be without quotes, backslashes and line breaks.")
+    is_folder = registry and "://" not in registry and "::" not in registry
+    return str(Path(registry).resolve()) if is_folder else registry
 
 
 def _own_files(params: Params) -> list[str]:

@@ -1,6 +1,6 @@
 """The training pipeline: the steps of dvc.yaml as Kubeflow tasks.
 
-    prepare -> validate -> train -> evaluate -> export
+    prepare -> validate -> train -> evaluate -> export -> promote, if there is a registry and the verdict is PROMOTE
                                        `-> show, once for each task of the suite
 
 Later tasks receive the digest of what `prepare` made: Kubeflow's own cache key sees an artifact's name, not
@@ -14,6 +14,7 @@ from kfp import dsl, kubernetes
 from components.evaluate import evaluate
 from components.export import export
 from components.prepare import prepare
+from components.promote import promote
 from components.show import show
 from components.train import train
 from components.validate import validate
@@ -25,6 +26,7 @@ RESOURCES = {
     "evaluate": ("2", "4Gi"),
     "show": ("100m", "256Mi"),
     "export": ("1", "4Gi"),
+    "promote": ("500m", "1Gi"),
 }
 """CPU and memory that each task asks for."""
 
@@ -52,6 +54,7 @@ def training_pipeline(image: str, *, accelerator: str = "") -> dsl.base_componen
         params: str,
         tasks: str = "",
         reason: str = "",
+        registry: str = "",
         data_repo: str = "",
         data_rev: str = "",
         data_md5: str = "",
@@ -82,10 +85,14 @@ def training_pipeline(image: str, *, accelerator: str = "") -> dsl.base_componen
         if accelerator:
             _give_accelerator(trained, accelerator)
         data["trained"] = trained.outputs["trained"]
-        judged = place(evaluate(**data, **key), "evaluate").set_caching_options(False)
+        judged = place(evaluate(**data, **key, registry=registry), "evaluate").set_caching_options(False)
         with dsl.ParallelFor(judged.outputs["Output"], name="each-task", parallelism=1) as task:
             place(show(reports=judged.outputs["reports"], task=task), "show").set_caching_options(False)
         exported = place(export(**data, **key, judged=judged.outputs["reports"], reason=reason), "export")
+        made = {"bundle": exported.outputs["bundle"], "exported": exported.outputs["reports"]}
+        with dsl.If(registry != "", name="has-registry"), dsl.If(judged.outputs["verdict"] == "PROMOTE", name="passed"):
+            promoted = promote(**made, judged=judged.outputs["reports"], registry=registry, reason=reason)
+            place(promoted, "promote").set_caching_options(False)
         return Outputs(bundle=exported.outputs["bundle"], verdict=judged.outputs["verdict"])
 
     return dsl.pipeline(name="mtlops-training", description="Trains, judges and exports a suite of tasks.")(training)

@@ -15,7 +15,12 @@ TASK_BYTES = 2_000
 
 
 def make_bundle(
-    folder: Path, *, tasks: Mapping[str, int] | None = None, trunk: int = 0, parent: str | None = None
+    folder: Path,
+    *,
+    tasks: Mapping[str, int] | None = None,
+    trunk: int = 0,
+    parent: str | None = None,
+    verdict: str = "PROMOTE",
 ) -> str:
     """Writes a bundle and returns its id; the numbers say which content a task and the trunk have."""
     seeds = dict.fromkeys(TASKS, 0) | dict(tasks or {})
@@ -28,18 +33,18 @@ def make_bundle(
     logits = {name: [seed / 10, 1.0] for name, seed in seeds.items()}
     write_json(folder / "golden.json", {"schema_version": 1, "rows": [{"text": "a", "logits": logits}]})
     (folder / "card.md").write_text(f"card of {content}\n", encoding="utf-8")
-    write_manifest(folder, _facts(seeds, parent=parent))
+    write_manifest(folder, _facts(seeds, parent=parent, verdict=verdict))
     return Bundle.open(folder).id
 
 
-def _facts(seeds: Mapping[str, int], *, parent: str | None) -> dict[str, object]:
+def _facts(seeds: Mapping[str, int], *, parent: str | None, verdict: str) -> dict[str, object]:
     return {
         "suite": "small",
         "created": "2026-01-01T00:00:00Z",
         "code": {"version": "0", "digest": "0" * 64},
         "data": {"manifest_sha256": "0" * 64, "fingerprint": "0"},
         "parent": parent,
-        "verdict": "PROMOTE",
+        "verdict": verdict,
         "tasks": {
             name: {
                 "kind": "binary",

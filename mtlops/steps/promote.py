@@ -1,6 +1,6 @@
 """promote: a judged and exported bundle in, the champion of a registry out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def promote(
     """
     if force and not reason:
         raise UsageError("--force needs --reason: the history says why the gate was overruled.")
-    decided = read_json(decision, made_by="mtlops evaluate")
-    exported = read_json(export, made_by="mtlops export")
+    decided = _read(decision, ("verdict", "reasons", "tasks"), made_by="mtlops evaluate")
+    exported = _read(export, ("bundle", "limits"), made_by="mtlops export")
     candidate = Bundle.open(bundle)
     _check_reports_agree(candidate, decided, exported, decision=decision, export=export)
     if not force:
@@ -105,6 +105,14 @@ def promote(
     )
 
 
+def _read(path: Path, keys: Sequence[str], *, made_by: str) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = read_json(path, made_by=made_by)
+    for key in keys:
+        if key not in content:
+            raise ArtefactError(f"{path}: says nothing about {key}; it is of another version. Run `{made_by}` again.")
+    return content
+
+
 def _check_reports_agree(
     bundle: Bundle, decided: Mapping[str, Any], exported: Mapping[str, Any], *, decision: Path, export: Path
 ) -> None:
@@ -127,8 +135,6 @@ def _check_verdict(decided: Mapping[str, Any], exported: Mapping[str, Any], *, d
     overrule = "To overrule it: --force --reason TEXT."
     if decided["verdict"] != "PROMOTE":
         raise VerdictError(f"{decision}: the verdict is {decided['verdict']}: {decided['reasons'][0]} {overrule}")
-    if "limits" not in exported:
-        raise ArtefactError(f"{export}: says nothing about limits. Run `mtlops export` again.")
     if not exported["limits"]["passed"]:
         raise VerdictError(f"{export}: the bundle breaks a limit: {exported['limits']['reasons'][0]} {overrule}")
 

@@ -29,6 +29,7 @@ EDGES = {
     "evaluate": {"prepare", "train"},
     "for-loop-1": {"evaluate"},
     "export": {"prepare", "train", "evaluate"},
+    "condition-2": {"evaluate", "export"},
 }
 
 
@@ -71,13 +72,24 @@ def test_tasks_wait_for_what_they_need() -> None:
     assert {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()} == EDGES
 
 
-def test_no_task_depends_on_the_verdict() -> None:
-    assert not [name for name, task in PIPELINE["root"]["dag"]["tasks"].items() if "triggerPolicy" in task]
+def test_promotion_alone_depends_on_registry_and_verdict() -> None:
+    tasks = PIPELINE["root"]["dag"]["tasks"]
+    conditions = {name: task["triggerPolicy"]["condition"] for name, task in tasks.items() if "triggerPolicy" in task}
+    assert conditions == {"condition-2": "inputs.parameter_values['pipelinechannel--registry'] != ''"}
+    [(name, inner)] = PIPELINE["components"]["comp-condition-2"]["dag"]["tasks"].items()
+    assert inner["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--evaluate-verdict'] == 'PROMOTE'"
+    )
+    [promote] = PIPELINE["components"][f"comp-{name}"]["dag"]["tasks"].values()
+    assert promote["componentRef"]["name"] == "comp-promote"
+    assert not promote["cachingOptions"].get("enableCache")
 
 
 def test_pipeline_parameters_are_the_contract() -> None:
     parameters = set(PIPELINE["root"]["inputDefinitions"]["parameters"])
-    assert parameters == {"data_repo", "data_rev", "params", "tasks", "reason", "data_md5", "code_digest"}
+    assert parameters == {
+        "data_repo", "data_rev", "params", "tasks", "reason", "registry", "data_md5", "code_digest",
+    }  # fmt: skip
     outputs = PIPELINE["root"]["outputDefinitions"]
     assert (set(outputs["artifacts"]), set(outputs["parameters"])) == ({"bundle"}, {"verdict"})
 

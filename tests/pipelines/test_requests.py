@@ -44,6 +44,20 @@ def test_params_travel_as_text_with_overrides_applied() -> None:
     assert len(request.code_digest) == 64
 
 
+@pytest.mark.parametrize(
+    ("registry", "expected"),
+    [("", ""), ("s3://bucket/a b", "s3://bucket/a b"), ("registry", str(Path("registry").resolve())), ("/a/b", "/a/b")],
+)
+def test_registry_travels_as_a_url_or_a_whole_path(registry: str, expected: str) -> None:
+    assert read_request(PARAMS, registry=registry).registry == expected
+
+
+@pytest.mark.parametrize("registry", ["it's", 'a"b', "a\\b", "a\nb"])
+def test_registry_that_a_condition_cannot_be_evaluated_on_is_refused(registry: str) -> None:
+    with pytest.raises(UsageError, match="must be without quotes"):
+        read_request(PARAMS, registry=registry)
+
+
 def test_built_in_data_needs_no_digest() -> None:
     assert read_request(PARAMS).data_md5 == ""
 
