@@ -101,7 +101,7 @@ def evaluate(
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
     opponents = _Opponents(_champion_answers(params, champion, tests), twins.answers(tests))
     scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
-    profiler = Profiler.open(params, prepared=prepared, encoder=encoder, predictor=predictor)
+    profiler = Profiler.open(params, prepared=prepared, predictor=predictor)
     drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     closer = measure_closer(
         params, prepared=prepared, predictor=predictor, tests=tests, champion=opponents.champion

@@ -89,9 +89,7 @@ def export(
         rows = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
         write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
         predictor = Predictor(trained, encoder, cache=cache)
-        write_references(
-            Profiler.open(params, prepared=prepared, encoder=encoder, predictor=predictor), folder / REFERENCE
-        )
+        write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
         write_manifest(folder, _manifest(params, prepared, model, judged, decided))
         runtime = Runtime(Bundle.open(folder))

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from mtlops.data.prepared import SPLITS, read_split
-from mtlops.data.tokenisation import Tokenizer
 from mtlops.decoding import Outputs, decode
 from mtlops.drift.columns import (
     Columns,
@@ -34,6 +33,9 @@ from mtlops.tasks import Task
 REFERENCE = "reference"
 """Folder of the profiles in a bundle."""
 
+MOST_ANSWERS = 5_000
+"""A reference holds the answers to at most this many held-out rows of a task, evenly spread: each costs a pass."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,6 @@ class Profiler:
         tests: columns of the user to watch, each with its test.
         prepared: folder of prepared splits.
         predictor: the trained model.
-        tokenizer: of its encoder.
     """
 
     tasks: tuple[Task, ...]
@@ -55,14 +56,12 @@ class Profiler:
     tests: Mapping[str, str]
     prepared: Path
     predictor: Predictor
-    tokenizer: Tokenizer
 
     @classmethod
-    def open(cls, params: Params, *, prepared: Path, encoder: Path, predictor: Predictor) -> "Profiler":
+    def open(cls, params: Params, *, prepared: Path, predictor: Predictor) -> "Profiler":
         """Returns a profiler of the suite that `params` describes."""
-        tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=predictor.model.max_tokens)
         settings = Settings(**params.drift.model_dump(exclude={"columns"}))
-        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor, tokenizer)
+        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor)
 
     @property
     def trunk(self) -> str:
@@ -70,18 +69,15 @@ class Profiler:
         return str(self.predictor.backbone.facts["trunk_sha256"])
 
     def rows(self, task: Task, *splits: str) -> pa.Table:
-        """Returns the rows of some splits of a task; of the training rows as many as the baselines learn from."""
+        """Returns the rows of some splits of a task; of a large split as many as the baselines learn from."""
         tables = [read_split(self.prepared, task.name, split) for split in splits]
-        return pa.concat_tables([
-            table.take(training_rows(table.num_rows)) if split == "train" else table
-            for split, table in zip(splits, tables, strict=True)
-        ])  # fmt: skip
+        return pa.concat_tables([table.take(training_rows(table.num_rows)) for table in tables])
 
     def inputs(self, table: pa.Table) -> Columns:
         """Returns the columns that follow from the rows alone: text, columns of the user, embedding."""
         texts = table["text"].to_pylist()
         return {
-            **text_columns(texts, self.tokenizer.unknown_shares(texts)),
+            **text_columns(texts, self.predictor.backbone.tokenizer.unknown_shares(texts)),
             **user_columns(table, self.tests),
             **embedding_column(self.predictor.pooled(texts, table["row_id"].to_pylist())),
         }
@@ -111,7 +107,8 @@ def measure_drift(
         DataError: `drift.columns` names a column that no task has.
     """
     tasks = profiler.tasks
-    tables = {task.name: profiler.rows(task, "test") for task in tasks}
+    # Every test row: `answers` are to these.
+    tables = {task.name: read_split(profiler.prepared, task.name, "test") for task in tasks}
     _check_user_columns(profiler, tables)
     inputs = {name: profiler.inputs(table) for name, table in tables.items()}
     train: dict[str, Findings] = {}
@@ -154,7 +151,7 @@ def write_references(profiler: Profiler, folder: Path) -> None:
     )  # fmt: skip
     everything.save(folder / ENCODER)
     for task in tasks:
-        table, held_out = tables[task.name], profiler.rows(task, "valid", "test")
+        table, held_out = tables[task.name], _at_most(MOST_ANSWERS, profiler.rows(task, "valid", "test"))
         outputs = profiler.outputs(task, held_out)
         columns = {
             **profiler.inputs(table),
@@ -209,6 +206,11 @@ def _check_user_columns(profiler: Profiler, tables: Mapping[str, pa.Table]) -> N
                 f"params.yaml: drift.columns.{name}: no task has such a column. Its sources have: "
                 f"{', '.join(sorted(there))}."
             )
+
+
+def _at_most(most: int, table: pa.Table) -> pa.Table:
+    """The rows of `table`, or `most` of them evenly spread."""
+    return table.take(np.linspace(0, table.num_rows - 1, min(most, table.num_rows)).astype(np.int64))
 
 
 def _together(tables: list[pa.Table]) -> pa.Table:

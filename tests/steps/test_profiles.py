@@ -59,9 +59,7 @@ def _drawn(table: pa.Table, num_rows: int, *, name: str) -> pa.Table:
 def profiler(work: Workspace, *overrides: str) -> Profiler:
     paths = work.paths("prepared", "encoder", "trained", "cache")
     predictor = Predictor(paths["trained"], paths["encoder"], cache=paths["cache"])
-    return Profiler.open(
-        work.params(*overrides), prepared=paths["prepared"], encoder=paths["encoder"], predictor=predictor
-    )
+    return Profiler.open(work.params(*overrides), prepared=paths["prepared"], predictor=predictor)
 
 
 def with_bundle(champion: Champion, folder: Path) -> Champion:
