@@ -61,7 +61,7 @@ def make_clone(folder: Path) -> Clone:
         shutil.copymode(ROOT / name, folder / name)
     tiny = ROOT / "tests/data_files"
     shutil.copyfile(tiny / "params.yaml", folder / "params.yaml")
-    for source in ("reviews.csv", "posts.jsonl"):
+    for source in ("reviews.csv", "posts.jsonl", "checks.yaml"):
         shutil.copyfile(tiny / source, folder / "data/sources" / source)
     write_encoder(folder / "data/sources/encoder")
     (folder / "dvc.lock").unlink(missing_ok=True)

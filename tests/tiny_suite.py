@@ -46,7 +46,7 @@ def make_workspace(root: Path) -> Workspace:
     sources = root / "data/sources"
     sources.mkdir(parents=True)
     shutil.copy(DATA_FILES / "params.yaml", root)
-    for name in ("reviews.csv", "posts.jsonl"):
+    for name in ("reviews.csv", "posts.jsonl", "checks.yaml"):
         shutil.copy(DATA_FILES / name, sources)
     write_encoder(sources / "encoder")
     return Workspace(root)
