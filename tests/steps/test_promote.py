@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mtlops.bundle import Bundle
+from mtlops.bundle import Bundle, diff
 from mtlops.errors import ArtefactError, UsageError, VerdictError
 from mtlops.files import read_json, write_json
 from mtlops.registry import ChampionChangedError, Registry
+from mtlops.steps.evaluate import evaluate
+from mtlops.steps.export import export
 from mtlops.steps.promote import Promoted, promote
+from mtlops.steps.train import train
 from tests.small_bundles import make_bundle, write_reports
 from tests.tiny_suite import Workspace
 
@@ -60,6 +63,31 @@ def test_real_bundle_becomes_champion(finished: Workspace, tmp_path: Path) -> No
     assert entry.report is not None
     assert entry.report["decision"] == decision
     assert entry.report["export"]["bundle"]["id"] == promoted.bundle_id
+
+
+def test_retrained_task_adds_its_own_files_and_the_graph_only(finished: Workspace, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    before = registry.publish(finished.bundle)
+    work = Workspace(Path(shutil.copytree(finished.root, tmp_path / "work")))
+    params, other = work.params(), work.params("train.seed=1").only(["topic"])
+    train(other, **work.paths("prepared", "encoder", "cache"), out=tmp_path / "topic", report=tmp_path / "t.json")
+    for path in (tmp_path / "topic/tasks/topic").iterdir():
+        shutil.copyfile(path, work.root / "models/trained/tasks/topic" / path.name)
+    evaluate(params, **work.paths("prepared", "encoder", "trained", "cache", "decision"), report=tmp_path / "e.json")
+    arguments = work.paths("prepared", "encoder", "trained", "cache", "decision")
+    export(params, **arguments, evaluation=tmp_path / "e.json", out=work.bundle, report=tmp_path / "x.json")
+
+    after = registry.publish(work.bundle)
+    bundles = {bundle.id: bundle for bundle in registry.bundles()}
+    own = {name for name, file in bundles[after].files.items() if file.bundles == 1}
+    assert after != before
+    assert {"tasks/topic/adapter.safetensors", "tasks/topic/head.safetensors", "model.onnx", "golden.json"} <= own
+    whole_suite = {"model.onnx", "golden.json", "card.md"}
+    assert {name for name in own - whole_suite if not name.startswith(("tasks/topic/", "reference/topic/"))} == set()
+    added = sum(bundles[after].files[name].bytes for name in own) + (work.bundle / "manifest.json").stat().st_size
+    assert bundles[after].added_bytes == added
+    parts = diff(Bundle.open(finished.bundle), Bundle.open(work.bundle))
+    assert {name for name, part in parts.items() if part.files != "identical"} == {"topic"}
 
 
 def test_next_champion_was_compared_with_the_last(project: Project) -> None:
