@@ -5,6 +5,16 @@ from typing import Any
 
 from mtlops.report.document import TONES, Headline, Page, Payload, facts, reasons, verdict_banner, verdict_chip
 from mtlops.report.markup import Markup, card, details, join, number, section, table, tag, value
+from mtlops.report.measurements import (
+    behaviour_sections,
+    champion_sections,
+    drift_sections,
+    note,
+    robustness_sections,
+    signed,
+    slice_sections,
+    twin_sections,
+)
 from mtlops.report.plots import Estimate, confusion_matrix, forest, reliability, title_case
 
 BASELINES: Mapping[str, str] = {"frozen": "frozen + LR", "tfidf": "TF-IDF + LR", "majority": "majority"}
@@ -44,26 +54,35 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
     )
     yield section(
         "Primary metric beside the baselines",
-        _note(
+        note(
             "Dot: value on the test rows. Line: its interval, from resampling whole groups of rows. The baselines are "
             "trained and measured on the same rows. Dashed line: the floor below which a task is rejected."
         ),
         _grid(card(_heading(name, task), _forest(task), _gain(task)) for name, task in tasks.items()),
     )
+    yield from champion_sections(payload)
     yield section("All metrics", _grid(_metrics_table(name, task) for name, task in tasks.items()))
     matrices = {name: t for name, t in tasks.items() if t.get("confusion")}
     yield section(
         "Which class is taken for which",
-        _note("Rows are labels, columns are predictions; the stronger the colour, the larger the share of the row."),
+        note("Rows are labels, columns are predictions; the stronger the colour, the larger the share of the row."),
         _grid(card(name, _confusion(task["confusion"])) for name, task in matrices.items()),
     )
     yield section("Each class", *(_classes_table(n, t["classes"]) for n, t in tasks.items() if t.get("classes")))
     yield section(
         "Can its confidence be trusted?",
-        _note("Test rows in bins of equal mass by predicted confidence. On the dashed line the two agree; below it the "
+        note("Test rows in bins of equal mass by predicted confidence. On the dashed line the two agree; below it the "
               "task claims too much, above it too little."),
-        _grid(card(_calibration_heading(name, t), _reliability(t)) for name, t in tasks.items() if t["calibration"]),
+        _grid(
+            card(_calibration_heading(name, t), _reliability(t), _fitted(t["calibration"]))
+            for name, t in tasks.items() if t["calibration"]
+        ),
     )  # fmt: skip
+    yield from slice_sections(tasks)
+    yield from robustness_sections(tasks)
+    yield from behaviour_sections(tasks)
+    yield from twin_sections(payload)
+    yield from drift_sections(tasks)
 
 
 def _forest(task: Payload) -> Markup:
@@ -71,6 +90,8 @@ def _forest(task: Payload) -> Markup:
     metric = task["primary"]
     ours = Estimate("this model", **task["metrics"][metric])
     others = [Estimate(names[b], **task["baselines"][b][metric]) for b in names if b in task["baselines"]]
+    if task.get("champion"):
+        others.insert(0, Estimate("champion", **task["champion"]["metrics"][metric]))
     return forest(ours, others, metric=metric, floor=task.get("floor"))
 
 
@@ -79,9 +100,7 @@ def _gain(task: Payload) -> Markup:
     if not margin:
         return Markup()
     name = short_names(task)["frozen"]
-    value, low, high = (f"{round(margin[end], 3) + 0.0:+.3f}" for end in ("value", "low", "high"))
-    text = f"Gain over {name}: {value} ({low} to {high})."
-    return tag("p", text, class_="soft")
+    return note(f"Gain over {name}: {signed(margin)}.")
 
 
 def _heading(name: str, task: Payload) -> Markup:
@@ -93,6 +112,17 @@ def _calibration_heading(name: str, task: Payload) -> Markup:
     error = task["metrics"].get("ece")
     words = f"error {error['value']:.3f}" if error else ""
     return join((tag("span", name), tag("span", words, class_="soft")))
+
+
+def _fitted(calibration: Payload) -> Markup:
+    """What was fitted on validation rows, and what it did to the calibration error of the test rows."""
+    words = []
+    if calibration.get("temperature", 1.0) != 1.0:
+        change = f"{calibration['ece_before']:.3f} to {calibration['ece_after']:.3f}"
+        words.append(f"Temperature {calibration['temperature']:.2f}: calibration error from {change}.")
+    if calibration.get("thresholds") is not None:
+        words.append(f"Decision threshold {value(calibration['thresholds'])}.")
+    return note(" ".join(words)) if words else Markup()
 
 
 def _metrics_table(name: str, task: Payload) -> Markup:
@@ -147,10 +177,6 @@ def _reliability(task: Payload) -> Markup:
     return reliability(task["calibration"]["bins"], names=names)
 
 
-def _note(text: str) -> Markup:
-    return tag("p", text, class_="soft")
-
-
 def _grid(cards: Iterator[Markup] | Any) -> Markup:
     return tag("div", *cards, class_="grid")
 
@@ -162,29 +188,34 @@ def _decision_headline(payload: Payload) -> Headline:
 
 def _decision_body(payload: Payload) -> Iterator[Markup]:
     yield verdict_banner(payload)
+    if "mode" in payload:
+        yield facts(
+            ("compared with champion", payload.get("champion") or "none yet"),
+            ("gate", payload["mode"]),
+            ("the rules say", payload["judged"] if payload["judged"] != payload["verdict"] else None),
+        )
     yield section(
         "Tasks",
-        _note("The whole is as good as its worst task. REJECT: below the floor. HOLD: even the upper end of the "
-              "interval is below the baseline. PROMOTE: neither."),
+        note("The whole is as good as its worst task. REJECT: below the floor, or significantly worse than the "
+             "champion on the same rows. HOLD: below the baseline even at its upper end, or a real loss is not ruled "
+             "out. PROMOTE: neither; with a champion, some task must also be significantly better."),
         _grid(
-            card(join((tag("span", name), verdict_chip(task["verdict"]))), reasons(task["reasons"]), _rules(task))
+            card(_decided_heading(name, task), reasons([r.removeprefix(f"{name}: ") for r in task["reasons"]]))
             for name, task in payload["tasks"].items()
         ),
     )  # fmt: skip
 
 
-def _rules(task: Payload) -> Markup:
-    rest = {k: v for k, v in task.items() if k not in {"verdict", "reasons"}}
-    if not rest:
-        return Markup()
-    return tag("p", join((", ".join(f"{k} {value(v)}" for k, v in rest.items()),)), class_="soft")
+def _decided_heading(name: str, task: Payload) -> Markup:
+    kind = str(task.get("kind") or "").replace("-", " ")
+    return join((tag("span", name), tag("span", kind, class_="soft"), verdict_chip(task["verdict"])))
 
 
 EVALUATION = Page(
     title="Evaluation",
     about="How good each task is on test rows that training never saw, beside three simpler models on the same rows.",
     keys=frozenset({"tasks", "bootstrap"}),
-    shown=frozenset({"tasks", "bootstrap", "mean"}),
+    shown=frozenset({"tasks", "bootstrap", "mean", "champion", "twins", "gate"}),
     headline=_evaluation_headline,
     body=lambda payload: list(_evaluation_body(payload)),
 )
@@ -193,7 +224,7 @@ DECISION = Page(
     title="Decision",
     about="Whether this model may replace the one in production, and why.",
     keys=frozenset({"verdict"}),
-    shown=frozenset({"verdict", "tasks", "reasons"}),
+    shown=frozenset({"verdict", "tasks", "reasons", "champion", "mode", "judged"}),
     headline=_decision_headline,
     body=lambda payload: list(_decision_body(payload)),
 )

@@ -23,8 +23,13 @@ class Estimate:
     high: float
 
 
-def forest(ours: Estimate, others: Sequence[Estimate], *, metric: str, floor: float | None) -> Markup:
-    """Returns our interval above those of the baselines, on one axis, with the floor as a dashed line."""
+def forest(
+    ours: Estimate, others: Sequence[Estimate], *, metric: str, floor: float | None, name: str = "beside the baselines"
+) -> Markup:
+    """Returns our interval above those of others, on one axis, with the floor as a dashed line.
+
+    `name` ends the plot's title for screen readers, after the metric.
+    """
     rows = [ours, *others]
     shown = [end for row in rows for end in (row.low, row.high)] + ([] if floor is None else [floor])
     x = _Scale(math.floor(min(shown) * 10) / 10, math.ceil(max(shown) * 10) / 10, 100, 306)
@@ -39,7 +44,7 @@ def forest(ours: Estimate, others: Sequence[Estimate], *, metric: str, floor: fl
         marks += _forest_row(row, x, top + step * i + 10, "theirs" if i else "ours")
     said = "; ".join(f"{r.name} {r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in rows)
     limit = f"; floor {floor:.2f}" if floor is not None else ""
-    return _svg(bottom + 22, f"{title_case(metric)} beside the baselines", f"{said}{limit}", marks)
+    return _svg(bottom + 22, f"{title_case(metric)} {name}", f"{said}{limit}", marks)
 
 
 def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -145,7 +150,7 @@ def _forest_row(row: Estimate, x: _Scale, y: float, style: str) -> list[Markup]:
         else tag("rect", said, x=_f(x(row.value) - 2.5), y=_f(y - 2.5), width="5", height="5", class_=style)
     )  # fmt: skip
     return [
-        _text(0, y + 4, row.name, "strong" if ours else "quiet"),
+        _text(0, y + 4, _short(row.name, 15), "strong" if ours else "quiet"),
         _line(x(row.low), y, x(row.high), y, style),
         *(_line(x(end), y - 4, x(end), y + 4, style) for end in (row.low, row.high)),
         shape,
