@@ -42,6 +42,17 @@ class Kind(Entry):
 
 
 @dataclass(frozen=True)
+class AdapterKind(Entry):
+    """A kind of adapter.
+
+    Attributes:
+        learning_rate: peak rate when `train.learning_rate` does not give one.
+    """
+
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
 class Package:
     """A pinned archive of the Python package index, read as an archive and never imported.
 
@@ -107,9 +118,21 @@ SHARING: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
-ADAPTERS: Mapping[str, Entry] = MappingProxyType({
-    "pfeiffer": Entry("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
+ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
+    "pfeiffer": AdapterKind("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
                       "mtlops.model.adapters.pfeiffer:Pfeiffer"),
+    "houlsby": AdapterKind("two bottlenecks a layer, after attention and after the feed-forward block (Houlsby et al. 2019)",
+                     "mtlops.model.adapters.houlsby:Houlsby"),
+    "parallel": AdapterKind("one scaled bottleneck beside each feed-forward block (He et al. 2022)",
+                      "mtlops.model.adapters.parallel:Parallel"),
+    "lora": AdapterKind("low-rank changes of queries and values (Hu et al. 2022)", "mtlops.model.adapters.lora:Lora"),
+    "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
+                    "mtlops.model.adapters.prefix:Prefix"),
+    "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
+                 "mtlops.model.adapters.ia3:Ia3"),
+    "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
+    "masked": AdapterKind("pfeiffer whose units are masked in training and predicted by a head that is then dropped",
+                    "mtlops.model.adapters.masked:Masked"),
 })  # fmt: skip
 
 POOLINGS: Mapping[str, Entry] = MappingProxyType(

@@ -161,8 +161,16 @@ class Model(_Section):
     """How tasks share the encoder."""
     adapter: Annotated[str, _choice(catalog.ADAPTERS)] = _choice_field(catalog.ADAPTERS, "pfeiffer")
     """Kind of adapter."""
-    bottleneck: int = Field(24, ge=1, le=1024)
-    """Width of an adapter's bottleneck."""
+    bottleneck: int | None = Field(None, ge=1, le=1024)
+    """Width of an adapter's bottleneck, or rank of a LoRA; none takes the kind's own: a part of the hidden size."""
+    scaling: float | None = Field(None, gt=0)
+    """Factor of what a `parallel`, `mam` or `lora` adapter adds; none takes the kind's own."""
+    prefix_length: int = Field(30, ge=1, le=256)
+    """Learned positions in front of every text: `prefix` and `mam`."""
+    mask_rate: float = Field(0.15, gt=0, lt=1)
+    """Share of a `masked` adapter's units that training masks."""
+    mask_weight: float = Field(0.1, ge=0)
+    """Weight of the mask prediction in the loss of a `masked` adapter."""
     adapter_drop: int = Field(3, ge=0)
     """The lowest layers that carry no adapter (AdapterDrop, Rücklé et al. 2021): shared by all tasks and
     computed once per row."""
@@ -181,8 +189,8 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of AdamW; none takes that of the adapter's kind."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     warmup_share: float = Field(0.06, ge=0, lt=1)
@@ -195,6 +203,12 @@ class Train(_Section):
     """CPU threads; 0 takes one per core. Another number may change the last bits of the weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one."""
+    adapter_drop: Literal["fixed", "robust", "stochastic"] = "fixed"
+    """`fixed` trains every adapted layer in every step. `robust` draws for each batch how many of the lowest
+    adapters to leave out, so that the result serves any number (Rücklé et al. 2021, section 3). `stochastic`
+    leaves out each layer's adapter with probability `adapter_drop_rate`."""
+    adapter_drop_rate: float = Field(0.1, ge=0, lt=1)
+    """See `adapter_drop`."""
     checkpoint_seconds: float = Field(20.0, gt=0)
     """A killed run loses at most this much work."""
 
@@ -256,6 +270,10 @@ class Params(_Section):
             Task(name=name, kind=spec.kind, classes=tuple(spec.classes), range=spec.range)
             for name, spec in self.suite.tasks.items()
         )
+
+    def learning_rate(self) -> float:
+        """Returns the peak learning rate: the one given, else that of the adapter's kind."""
+        return self.train.learning_rate or catalog.ADAPTERS[self.model.adapter].learning_rate
 
     def inputs(self, task: str) -> Inputs:
         """Returns the input columns of a task's source."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from mtlops.files import atomic_path
 from mtlops.model import multitask
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.encoders import Trunk
-from mtlops.model.multitask import PairModel, Tensors
+from mtlops.model.multitask import PairModel
 
 if TYPE_CHECKING:
     import onnx
@@ -47,10 +48,10 @@ class PairsGraph(nn.Module):
 
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
         """
-        sum_BSH = self.trunk(input_ids, attention_mask, depth=self.pairs.cut)
+        state_BSV = self.trunk(input_ids, attention_mask, depth=self.pairs.depth, cut=self.pairs.cut)
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
-        pooled = self.pairs(sum_BSH.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
+        pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
         return multitask.logits(pooled, picked)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtlops.errors import ArtefactError
+from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
+from mtlops.params import Model
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ class TrunkConfig:
             raise ArtefactError(f"{path}: is not the config.json of a BERT encoder ({error!r}).") from None
 
 
+_UNADAPTED = Adapter(Sizes(hidden=1, feed_forward=1), (), Model())
+
+
 class Layer(nn.Module):
-    """One transformer block, stopped just before its last layer norm: that is where an adapter sits."""
+    """One transformer block, in two parts: up to a cut, which all tasks share, and from there on."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
@@ -66,26 +71,69 @@ class Layer(nn.Module):
         self.output = nn.Linear(config.intermediate_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
 
-    def forward(self, x_BSH: Tensor, bias_B11S: Tensor, *, first_token_only: bool = False) -> Tensor:
-        """Returns f + x, the feed-forward output plus its input, before the last layer norm.
+    def forward(self, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns the layer's output (B, S, H) without an adapter."""
+        return self.resume(x_BSH, mask_BS, cut=Cut.INPUT)
 
-        Shapes: (B, S, H), or (B, 1, H) with `first_token_only`: then the other tokens are keys and values only.
+    def until(self, cut: Cut, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns what lies at the cut: (B, S, H times `cut.vectors`), without an adapter."""
+        if cut is Cut.INPUT:
+            return x_BSH
+        a_BSH = self._attend(x_BSH, x_BSH, LayerTensors({}, mask_BS, []), _UNADAPTED)
+        if cut is Cut.ATTENTION:
+            return torch.cat([a_BSH, x_BSH], dim=-1)
+        sum_BSH, x_BSH = self._feed(a_BSH, x_BSH, LayerTensors({}, mask_BS, []), _UNADAPTED)
+        return sum_BSH if cut is Cut.SUM else torch.cat([sum_BSH, x_BSH], dim=-1)
+
+    def resume(
+        self,
+        state_PSV: Tensor,
+        mask_PS: Tensor,
+        *,
+        cut: Cut,
+        adapter: Adapter = _UNADAPTED,
+        at: LayerTensors | None = None,
+        first_token_only: bool = False,
+    ) -> Tensor:
+        """Returns the layer's output (P, S, H), or (P, 1, H) with `first_token_only`.
+
+        Args:
+            state_PSV: what `until` returned at the same cut.
+            mask_PS: 1 for tokens, 0 for padding.
+            cut: where the state was taken.
+            adapter: what changes the layer; by default nothing does.
+            at: the adapter's tensors of this layer.
+            first_token_only: the other tokens are keys and values only.
         """
-        query_BTH = x_BSH[:, :1] if first_token_only else x_BSH
-        attended = self.attention_output(self._attention(query_BTH, x_BSH, bias_B11S))
-        x = self.attention_norm(attended + query_BTH)
-        fed: Tensor = self.output(functional.gelu(self.intermediate(x)))
-        pre_norm: Tensor = fed + x
-        return pre_norm
+        at = at or LayerTensors({}, mask_PS, [])
+        if cut is Cut.INPUT:
+            x = state_PSV[:, :1] if first_token_only else state_PSV
+            a = self._attend(x, state_PSV, at, adapter)
+        else:
+            state = state_PSV[:, :1] if first_token_only else state_PSV
+            a, x = state.chunk(2, dim=-1) if cut.vectors == 2 else (state, state)
+        if cut in (Cut.INPUT, Cut.ATTENTION):
+            a, x = self._feed(adapter.attended(a, at), x, at, adapter)
+        return adapter.output(a, None if cut is Cut.SUM else x, self.norm, at)
 
-    def _attention(self, query_BTH: Tensor, x_BSH: Tensor, bias_B11S: Tensor) -> Tensor:
-        q = self._split(self.query(query_BTH))
-        k = self._split(self.key(x_BSH))
-        v = self._split(self.value(x_BSH))
-        scores_BATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias_B11S
-        context_BATD = torch.softmax(scores_BATS, dim=-1) @ v
-        merged: Tensor = context_BATD.transpose(1, 2).flatten(2)
+    def _attend(self, query_PTH: Tensor, x_PSH: Tensor, at: LayerTensors, adapter: Adapter) -> Tensor:
+        """The attention block's output a (P, T, H), before its residual."""
+        query = adapter.projected("query", query_PTH, self.query(query_PTH), at)
+        key = adapter.projected("key", x_PSH, self.key(x_PSH), at)
+        value = adapter.projected("value", x_PSH, self.value(x_PSH), at)
+        key, value = adapter.prefixed(key, value, at)
+        mask_PS = functional.pad(at.mask_PS, (n, 0), value=1) if (n := adapter.num_prefixed) else at.mask_PS
+        q, k, v = self._split(query), self._split(key), self._split(value)
+        scores_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + attention_bias(mask_PS)
+        context_PATD = torch.softmax(scores_PATS, dim=-1) @ v
+        merged: Tensor = self.attention_output(context_PATD.transpose(1, 2).flatten(2))
         return merged
+
+    def _feed(self, a_PTH: Tensor, x_PTH: Tensor, at: LayerTensors, adapter: Adapter) -> tuple[Tensor, Tensor]:
+        """The feed-forward block's f + x and its input x, before the last norm."""
+        x = self.attention_norm(a_PTH + x_PTH)
+        fed: Tensor = self.output(functional.gelu(adapter.expanded(self.intermediate(x), at)))
+        return fed + x, x
 
     def _split(self, x_BSH: Tensor) -> Tensor:
         heads: Tensor = x_BSH.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -113,19 +161,22 @@ class Trunk(nn.Module):
         """The layers from the lowest up."""
         return cast(list[Layer], list(self.layers))
 
-    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int) -> Tensor:
-        """Returns the pre-norm output f + x of layer `depth`: what tasks share when no layer below has an adapter.
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes of a layer."""
+        return Sizes(hidden=self.config.hidden_size, feed_forward=self.config.intermediate_size)
 
-        Shapes: (B, S, H). Values at padded tokens are finite and meaningless.
+    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut) -> Tensor:
+        """Returns layer `depth` up to the cut: what tasks share when no layer below has an adapter.
+
+        Shapes: (B, S, H times `cut.vectors`). Values at padded tokens are finite and meaningless.
         """
         positions = torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device)
         embedded = self.word_embeddings(input_ids_BS) + self.token_type_embeddings.weight[0]
         x_BSH = self.embedding_norm(embedded + self.position_embeddings(positions))
-        bias = attention_bias(mask_BS)
         for layer in self.blocks[:depth]:
-            x_BSH = layer.norm(layer(x_BSH, bias))
-        shared: Tensor = self.blocks[depth](x_BSH, bias)
-        return shared
+            x_BSH = layer(x_BSH, mask_BS)
+        return self.blocks[depth].until(cut, x_BSH, mask_BS)
 
 
 def attention_bias(mask_BS: Tensor) -> Tensor:

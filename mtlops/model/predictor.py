@@ -1,6 +1,6 @@
 """A trained model that answers, in PyTorch, over the cached trunk."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +53,22 @@ class Backbone:
         )
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns cached values and mask of some rows on the device: (B, S, H) and (B, S)."""
+        """Returns cached values and mask of some rows on the device: (B, S, V) and (B, S)."""
         values, mask = self.cache.batch(row_ids)
         return values.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
     @torch.inference_mode()
-    def logits(self, row_ids: Sequence[str], tensors: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """Returns one task's logits (N, C) for cached rows."""
+    def logits(
+        self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, skipped: Collection[int] = ()
+    ) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) for cached rows; `tensors` as `Adapter.bank` returns them.
+
+        The adapters of `skipped` layers are left out.
+        """
         bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
         result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
         for rows in self._batches(row_ids):
-            pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank)
+            pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank, skipped=skipped)
             result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
         return result
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path, read_json, write_json
-from mtlops.model.multitask import Tensors
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Model
 from mtlops.tasks import Task
 

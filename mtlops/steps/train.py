@@ -67,7 +67,8 @@ def train(
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
     with atomic_folder(out) as folder:
         for learner in learners.values():
-            save_task(folder, learner.task, learner.in_label_units(learner.best), facts=_facts(learner))
+            tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
+            save_task(folder, learner.task, tensors, facts=_facts(learner))
         save_model(
             folder, encoder=backbone.facts, model=params.model,
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
@@ -110,7 +111,7 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
         splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
     tensors = backbone.pairs.init(task, generator)
-    return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
+    return Learner(task, tensors, **splits, params=params.train, learning_rate=params.learning_rate(), device=backbone.device)
 
 
 def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlops import catalog
 from mtlops.decoding import decode
 from mtlops.errors import UsageError
-from mtlops.model.multitask import Tensors
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
@@ -53,13 +53,16 @@ class Learner:
         train: its training rows.
         valid: its validation rows.
         params: section `train` of params.yaml.
+        learning_rate: peak rate of the optimiser.
         device: where tensors live.
     """
 
     def __init__(
-        self, task: Task, tensors: Tensors, *, train: Rows, valid: Rows, params: Train, device: torch.device
+        self, task: Task, tensors: Tensors, *, train: Rows, valid: Rows, params: Train, learning_rate: float,
+        device: torch.device,
     ) -> None:
-        self.task, self.train, self.valid, self.params = task, train, valid, params
+        self.task, self.train, self.valid = task, train, valid
+        self.params, self.learning_rate = params, learning_rate
         self.tensors = {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         self.progress = Progress()
@@ -70,16 +73,17 @@ class Learner:
         decayed = [t for t in self.tensors.values() if t.ndim > 1]
         plain = [t for t in self.tensors.values() if t.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups, lr=learning_rate)
         self._total_steps = params.epochs * -(-len(train.row_ids) // params.batch_size)
 
     def dropout(self, num_rows: int, hidden: int, share: float) -> Tensor:
         """Returns this step's dropout mask (num_rows, hidden), scaled to keep the mean; the same on every resume."""
-        generator = torch.Generator().manual_seed(
-            task_seed(self.params.seed, self.task.name, "drop", self.progress.steps)
-        )
         keep = torch.full((num_rows, hidden), 1.0 - share)
-        return torch.bernoulli(keep, generator=generator) / (1.0 - share)
+        return torch.bernoulli(keep, generator=self.generator("drop")) / (1.0 - share)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Returns this step's source of random numbers for one purpose; the same on every resume."""
+        return torch.Generator().manual_seed(task_seed(self.params.seed, self.task.name, purpose, self.progress.steps))
 
     def loss(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Returns the mean loss over a batch; logits (N, C) in standard units.
@@ -93,17 +97,23 @@ class Learner:
         if not np.isfinite(total):
             raise UsageError(
                 f"task {self.task.name}: the loss is not finite at its step {self.progress.steps + 1} "
-                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate ({self.params.learning_rate})."
+                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate ({self.learning_rate})."
             )
         self.progress.loss_sum += total
         self.progress.loss_rows += len(rows)
         return per_row.mean()
 
     def step(self) -> None:
-        """Takes one optimiser step with clipped gradients at the scheduled rate."""
+        """Takes one optimiser step with clipped gradients at the scheduled rate.
+
+        A tensor that the pass left out gets a gradient of zero, so that its moments decay on every path alike.
+        """
+        for tensor in self.tensors.values():
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
         torch.nn.utils.clip_grad_norm_(self.tensors.values(), self.params.clip_norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.params.learning_rate * self._rate()
+            group["lr"] = self.learning_rate * self._rate()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.progress.steps += 1

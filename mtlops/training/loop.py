@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlops.model import multitask
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
-from mtlops.training.batches import Step, plan_epoch
+from mtlops.training.batches import Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
 from mtlops.training.checkpoint import Checkpoint, Position
 from mtlops.training.learner import Learner
 
@@ -40,12 +40,14 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         PlatformError: a checkpoint cannot be written.
     """
     position = checkpoint.restore(learners)
-    clock = _Clock(learners, train)
+    clock, skip = _Clock(learners, train), _skip(train, backbone)
     for epoch in range(position.epoch, train.epochs + 1):
         active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
         if not active:
             break
-        steps = plan_epoch(_lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size)
+        steps = plan_epoch(
+            _lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size, skip=skip
+        )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
             _take(step, active, backbone)
@@ -58,9 +60,17 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
     return Speed(clock.rows, clock.seconds())
 
 
+def _skip(train: Train, backbone: Backbone) -> Skip:
+    layers = backbone.pairs.adapter.layers
+    if train.adapter_drop == "robust":
+        return skip_lowest(layers)
+    return skip_each(layers, train.adapter_drop_rate) if train.adapter_drop == "stochastic" else skip_none
+
+
 def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int) -> None:
     """Scores a learner's validation rows and lets it record the epoch."""
-    logits = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.tensors))
+    tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False)
+    logits = backbone.logits(learner.valid.row_ids, tensors)
     learner.finish_epoch(epoch, logits)
     last = learner.progress.epochs[-1]
     logger.info(
@@ -75,19 +85,34 @@ def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone) -> No
     tasks = sorted(step.rows)
     row_ids = [learners[task].train.row_ids[i] for task in tasks for i in step.rows[task]]
     counts = [len(step.rows[task]) for task in tasks]
-    bank = multitask.stack([learners[task].tensors for task in tasks])
+    adapter = backbone.pairs.adapter
+    bank = multitask.stack([adapter.bank(learners[task].tensors, training=True) for task in tasks])
     if len(tasks) > 1:
         position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
         bank = multitask.pick(bank, position_P)
-    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank)
+    bank |= _noise(tasks, counts, learners, backbone)
+    penalties: list[Tensor] = []
+    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank, skipped=step.skipped, penalties=penalties)
     logits = multitask.logits(pooled_PH * _dropout(tasks, counts, learners, backbone), bank)
     losses = []
     for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]
         losses.append(learner.loss(part[:, : learner.task.num_outputs], step.rows[task]))
+    for penalty_P in penalties:
+        losses += [part.mean() for part in penalty_P.split(counts)]
     torch.stack(losses).sum().backward()
     for task in tasks:
         learners[task].step()
+
+
+def _noise(
+    tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone
+) -> dict[str, Tensor]:
+    parts = [
+        backbone.pairs.adapter.noise(count, learners[task].generator("noise"))
+        for task, count in zip(tasks, counts, strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]).to(backbone.device) for name in parts[0]}
 
 
 def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone) -> Tensor:

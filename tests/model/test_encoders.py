@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel
 
 from mtlops.errors import ArtefactError
+from mtlops.model.adapters.anatomy import Cut
 from mtlops.model.encoders import load_trunk
 from tests.tiny_encoder import write_encoder
 
@@ -23,15 +24,20 @@ def test_agrees_with_transformers(encoder: Path) -> None:
     mask[1, 5:] = 0
     expected = AutoModel.from_pretrained(encoder).eval()(input_ids=ids, attention_mask=mask).last_hidden_state
     trunk = load_trunk(encoder)
-    ours = trunk.layers[-1].norm(trunk(ids, mask, depth=len(trunk.layers) - 1))
-    assert torch.allclose(ours[mask.bool()], expected[mask.bool()], atol=1e-5)
+    last = trunk.layers[-1]
+    for cut in Cut:
+        ours = last.resume(trunk(ids, mask, depth=len(trunk.layers) - 1, cut=cut), mask, cut=cut)
+        assert torch.allclose(ours[mask.bool()], expected[mask.bool()], atol=1e-5), cut
 
 
 def test_first_token_only_is_the_same_first_token(encoder: Path) -> None:
     layer = load_trunk(encoder).layers[0]
     x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
-    bias = torch.zeros(2, 1, 1, 6)
-    assert torch.allclose(layer(x, bias, first_token_only=True), layer(x, bias)[:, :1], atol=1e-6)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    for cut in Cut:
+        state = layer.until(cut, x, mask)
+        first = layer.resume(state, mask, cut=cut, first_token_only=True)
+        assert torch.allclose(first, layer(x, mask)[:, :1], atol=1e-6), cut
 
 
 def test_nothing_in_the_trunk_can_be_trained(encoder: Path) -> None:
