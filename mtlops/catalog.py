@@ -121,7 +121,7 @@ SHARING: Mapping[str, Entry] = MappingProxyType(
 ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "pfeiffer": AdapterKind("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
                       "mtlops.model.adapters.pfeiffer:Pfeiffer"),
-    "houlsby": AdapterKind("two bottlenecks a layer, after attention and after the feed-forward block (Houlsby et al. 2019)",
+    "houlsby": AdapterKind("two bottlenecks a layer: after attention, after feed-forward (Houlsby et al. 2019)",
                      "mtlops.model.adapters.houlsby:Houlsby"),
     "parallel": AdapterKind("one scaled bottleneck beside each feed-forward block (He et al. 2022)",
                       "mtlops.model.adapters.parallel:Parallel"),
@@ -131,6 +131,8 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
                  "mtlops.model.adapters.ia3:Ia3"),
     "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
+    "fusion": AdapterKind("each task listens to the adapters of all tasks, in a second stage (Pfeiffer et al. 2021)",
+                          "mtlops.model.adapters.fusion:Fusion"),
     "masked": AdapterKind("pfeiffer whose units are masked in training and predicted by a head that is then dropped",
                     "mtlops.model.adapters.masked:Masked"),
 })  # fmt: skip

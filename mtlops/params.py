@@ -167,6 +167,8 @@ class Model(_Section):
     """Factor of what a `parallel`, `mam` or `lora` adapter adds; none takes the kind's own."""
     prefix_length: int = Field(30, ge=1, le=256)
     """Learned positions in front of every text: `prefix` and `mam`."""
+    fusion_keep: int = Field(0, ge=0)
+    """Sources that each layer of a `fusion` keeps, the most important ones of each task; 0 keeps all."""
     mask_rate: float = Field(0.15, gt=0, lt=1)
     """Share of a `masked` adapter's units that training masks."""
     mask_weight: float = Field(0.1, ge=0)

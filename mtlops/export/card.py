@@ -36,7 +36,8 @@ def _what_it_is(params: Params, encoder: Mapping[str, Any]) -> str:
     model = params.model
     return (
         f"{len(params.suite.tasks)} tasks on one frozen encoder ({encoder['name']}, licence {encoder['licence']}). "
-        f"Each task has its own {model.adapter} adapters (none in the lowest {model.adapter_drop} layers) and head. Texts are cut to {params.encoder.max_tokens} tokens."
+        f"Each task has its own {model.adapter} adapters (none in the lowest {model.adapter_drop} layers) and head. "
+        f"Texts are cut to {params.encoder.max_tokens} tokens."
     )
 
 

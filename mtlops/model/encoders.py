@@ -71,9 +71,9 @@ class Layer(nn.Module):
         self.output = nn.Linear(config.intermediate_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
 
-    def forward(self, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
-        """Returns the layer's output (B, S, H) without an adapter."""
-        return self.resume(x_BSH, mask_BS, cut=Cut.INPUT)
+    def forward(self, x_BSH: Tensor, mask_BS: Tensor, *, first_token_only: bool = False) -> Tensor:
+        """Returns the layer's output without an adapter: (B, S, H), or (B, 1, H) with `first_token_only`."""
+        return self.resume(x_BSH, mask_BS, cut=Cut.INPUT, first_token_only=first_token_only)
 
     def until(self, cut: Cut, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns what lies at the cut: (B, S, H times `cut.vectors`), without an adapter."""

@@ -72,13 +72,14 @@ class PairModel(nn.Module):
             penalties: gets the losses (P,) that adapters add in training.
         """
         x, last = state_PSV, len(self.layers) - 1
+        penalties = [] if penalties is None else penalties
         for index, layer in enumerate(self.layers):
             position = self.depth + index
             x = layer.resume(
                 x, mask_PS,
                 cut=self.cut if index == 0 else Cut.INPUT,
                 adapter=self._unadapted if position in skipped else self.adapter,
-                at=LayerTensors(_of_layer(bank, position), mask_PS, [] if penalties is None else penalties),
+                at=LayerTensors(_of_layer(bank, position), mask_PS, penalties, layer=position),
                 first_token_only=self.pooling.first_token_only and index == last,
             )  # fmt: skip
         pooled: Tensor = self.pooling.pool(x, mask_PS)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mtlops.report import write_report
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
 from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.fusion import Fused, prepare_second_stage, prune
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import Speed, fit
 
@@ -60,24 +62,66 @@ def train(
         PlatformError: something cannot be written.
     """
     device = _set_up(params)
-    backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
-    _warn_about_cls(params, backbone)
-    learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
-    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
-    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device)
+    stages = [run(_first_stage(params))]
+    if params.model.adapter == "fusion":
+        stages.append(run(params, first=stages[0].learners))
+    learners, backbone, speed = stages[-1].learners, stages[-1].backbone, stages[-1].speed
+    served = {
+        name: backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
+        for name, learner in learners.items()
+    }
+    fused = {}
+    if params.model.adapter == "fusion":
+        fused = {name: prune(learner, backbone, served[name]) for name, learner in learners.items()}
+        served = {name: found.tensors for name, found in fused.items()}
     with atomic_folder(out) as folder:
-        for learner in learners.values():
-            tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
-            save_task(folder, learner.task, tensors, facts=_facts(learner))
+        for name, learner in learners.items():
+            save_task(folder, learner.task, served[name], facts=_facts(learner))
         save_model(
             folder, encoder=backbone.facts, model=params.model,
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
         )  # fmt: skip
-    write_report(report, _report(learners, backbone, speed))
+    write_report(report, _report(learners, backbone, speed, fused))
     write_json(report.with_name("curves.json"), _curves(learners))
-    checkpoint.remove()
+    for stage in stages:
+        stage.checkpoint.remove()
     best = {name: learner.progress.best_value for name, learner in learners.items()}
     return Trained(path=str(out), best=best, seconds=round(speed.seconds, 1))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    learners: dict[str, Learner]
+    backbone: Backbone
+    checkpoint: Checkpoint
+    speed: Speed
+
+
+def _first_stage(params: Params) -> Params:
+    """The params of the first stage: a fusion starts from Pfeiffer adapters, anything else is itself."""
+    adapter = "pfeiffer" if params.model.adapter == "fusion" else params.model.adapter
+    return params.model_copy(update={"model": params.model.model_copy(update={"adapter": adapter})})
+
+
+def _run_stage(
+    params: Params,
+    *,
+    prepared: Path,
+    encoder: Path,
+    cache: Path,
+    device: str,
+    first: Mapping[str, Learner] | None = None,
+) -> _Stage:
+    """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
+    backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
+    _warn_about_cls(params, backbone)
+    if first:
+        prepare_second_stage(backbone, first)
+    learners = {task.name: _learner(task, params, prepared, backbone, first) for task in params.tasks()}
+    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
+    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    return _Stage(learners, backbone, checkpoint, speed)
 
 
 def _set_up(params: Params) -> str:
@@ -102,7 +146,9 @@ def _warn_about_cls(params: Params, backbone: Backbone) -> None:
         )
 
 
-def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> Learner:
+def _learner(
+    task: Task, params: Params, prepared: Path, backbone: Backbone, first: Mapping[str, Learner] | None = None
+) -> Learner:
     splits = {}
     for split in ("train", "valid"):
         table = read_split(prepared, task.name, split)
@@ -111,7 +157,17 @@ def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> 
         splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
     tensors = backbone.pairs.init(task, generator)
-    return Learner(task, tensors, **splits, params=params.train, learning_rate=params.learning_rate(), device=backbone.device)
+    if first:
+        tensors |= {n: t.cpu() for n, t in first[task.name].best.items() if n.startswith("head.")}
+    return Learner(
+        task,
+        tensors,
+        **splits,
+        params=params.train,
+        learning_rate=params.learning_rate(),
+        undecayed=backbone.pairs.adapter.undecayed,
+        device=backbone.device,
+    )
 
 
 def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
@@ -134,7 +190,9 @@ def _facts(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -> dict[str, Any]:
+def _report(
+    learners: Mapping[str, Learner], backbone: Backbone, speed: Speed, fused: Mapping[str, Fused]
+) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "device": str(backbone.device),
@@ -151,6 +209,7 @@ def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -
                 "epochs": learner.progress.epochs,
                 "best_epoch": learner.progress.best_epoch,
                 "best_value": learner.progress.best_value,
+                **({"fusion": fused[name].report} if name in fused else {}),
             }
             for name, learner in learners.items()
         },

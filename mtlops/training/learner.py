@@ -1,6 +1,6 @@
 """One task in training: its tensors, optimiser, schedule, early stopping, and how all of that is saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +54,20 @@ class Learner:
         valid: its validation rows.
         params: section `train` of params.yaml.
         learning_rate: peak rate of the optimiser.
+        undecayed: last parts of the names of tensors that weight decay leaves alone, beside all vectors.
         device: where tensors live.
     """
 
     def __init__(
-        self, task: Task, tensors: Tensors, *, train: Rows, valid: Rows, params: Train, learning_rate: float,
+        self,
+        task: Task,
+        tensors: Tensors,
+        *,
+        train: Rows,
+        valid: Rows,
+        params: Train,
+        learning_rate: float,
+        undecayed: Collection[str] = (),
         device: torch.device,
     ) -> None:
         self.task, self.train, self.valid = task, train, valid
@@ -70,8 +79,9 @@ class Learner:
         self.offset, self.scale = self._standard()
         self._loss: Callable[[Tensor, Tensor], Tensor] = catalog.load(catalog.KINDS[task.kind].loss)
         self._metrics = catalog.load(catalog.KINDS[task.kind].metrics)
-        decayed = [t for t in self.tensors.values() if t.ndim > 1]
-        plain = [t for t in self.tensors.values() if t.ndim <= 1]
+        is_decayed = {n: t.ndim > 1 and n.rpartition(".")[2] not in undecayed for n, t in self.tensors.items()}
+        decayed = [t for n, t in self.tensors.items() if is_decayed[n]]
+        plain = [t for n, t in self.tensors.items() if not is_decayed[n]]
         groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, lr=learning_rate)
         self._total_steps = params.epochs * -(-len(train.row_ids) // params.batch_size)
@@ -121,7 +131,7 @@ class Learner:
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
         """Records an epoch from validation logits (N, C) in label units; keeps the best tensors; may stop the task."""
         progress = self.progress
-        value = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
+        value = self.primary_value(logits)
         train_loss = progress.loss_sum / max(progress.loss_rows, 1)
         progress.epochs.append({"epoch": epoch, "train_loss": train_loss, self.primary: value})
         progress.loss_sum, progress.loss_rows = 0.0, 0
@@ -130,6 +140,11 @@ class Learner:
             self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         elif epoch - progress.best_epoch >= self.params.patience:
             progress.stopped = True
+
+    def primary_value(self, logits: NDArray[np.float32]) -> float:
+        """Returns the primary metric on the validation rows, from logits (N, C) in label units."""
+        value: float = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
+        return value
 
     def in_label_units(self, tensors: Tensors) -> Tensors:
         """Returns tensors whose head gives label units instead of standard units."""

@@ -7,6 +7,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
+from mtlops.model.adapters.fusion import Fusion
 from mtlops.model.encoders import Trunk, load_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.params import Model
@@ -30,7 +31,11 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Trunk:
 
 def make(trunk: Trunk, adapter: str = "pfeiffer", pooling: str = "cls", drop: int = 1) -> PairModel:
     model = Model(adapter=adapter, pooling=pooling, adapter_drop=drop, bottleneck=4, prefix_length=3, mask_rate=0.5)
-    return PairModel(trunk, model)
+    made = PairModel(trunk, model)
+    if isinstance(made.adapter, Fusion):
+        sources = PairModel(trunk, model.model_copy(update={"adapter": "pfeiffer"}))
+        made.adapter.listen_to(_trained(sources, seed=7), names=[task.name for task in TASKS])
+    return made
 
 
 def state_of(trunk: Trunk, model: PairModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -56,7 +61,9 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
-def _alone(model: PairModel, state: torch.Tensor, mask: torch.Tensor, tensors: Tensors, **options: object) -> torch.Tensor:
+def _alone(
+    model: PairModel, state: torch.Tensor, mask: torch.Tensor, tensors: Tensors, **options: object
+) -> torch.Tensor:
     bank = multitask.stack([tensors])
     return multitask.logits(model(state, mask, bank, **options), bank)
 
@@ -141,9 +148,7 @@ def test_gradients_agree_with_finite_differences(trunk: Trunk, adapter: str) -> 
         state, names = state_of(trunk, model, ids, mask), list(tensors)
 
         def loss(*values: torch.Tensor) -> torch.Tensor:
-            joined = {
-                n: torch.cat([value, whole[n][..., 2:]], dim=-1) for n, value in zip(names, values, strict=True)
-            }
+            joined = {n: torch.cat([value, whole[n][..., 2:]], dim=-1) for n, value in zip(names, values, strict=True)}
             return _alone(model, state, mask, model.adapter.bank(joined, training=False)).square().sum()
 
         assert torch.autograd.gradcheck(loss, tuple(tensors.values()), atol=1e-6, fast_mode=True)

@@ -57,13 +57,14 @@ class LayerTensors(dict[str, Tensor]):
     """What an adapter sees in one layer: its tensors by part, picked per pair (P or 1 in front).
 
     Attributes:
-        mask_PS: 1 for tokens, 0 for padding; (P, 1) in a last layer that keeps the first token only.
-        penalties: (P,) losses that an adapter adds in training; the caller weighs and sums them.
+        mask_PS: 1 for tokens, 0 for padding.
+        penalties: (P,) losses that an adapter adds in training; the caller sums them.
+        layer: position of the layer in the trunk.
     """
 
-    def __init__(self, tensors: Tensors, mask_PS: Tensor, penalties: list[Tensor]) -> None:
+    def __init__(self, tensors: Tensors, mask_PS: Tensor, penalties: list[Tensor], *, layer: int = -1) -> None:
         super().__init__(tensors)
-        self.mask_PS, self.penalties = mask_PS, penalties
+        self.mask_PS, self.penalties, self.layer = mask_PS, penalties, layer
 
 
 class Adapter:
@@ -78,6 +79,8 @@ class Adapter:
     cut: ClassVar[Cut] = Cut.SUM
     neutral: ClassVar[bool] = True
     """Fresh tensors leave the trunk's own function."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Parts that weight decay leaves alone."""
     reduction: ClassVar[int | None] = None
     """The bottleneck is the hidden size divided by this, unless `model.bottleneck` says otherwise."""
     width: ClassVar[int] = 1

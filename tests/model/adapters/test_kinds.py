@@ -12,8 +12,9 @@ from transformers import AutoModel, BertModel
 from mtlops import catalog
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
+from mtlops.model.adapters.fusion import Fusion, keep_sources
 from mtlops.model.adapters.masked import Masked
-from mtlops.model.encoders import load_trunk
+from mtlops.model.encoders import Trunk, load_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.params import Model
 from mtlops.tasks import Task
@@ -99,9 +100,22 @@ def _mam(layer: nn.Module, at: Tensors) -> None:
     _parallel(layer, at)
 
 
+def _fusion(layer: nn.Module, at: Tensors) -> None:
+    def formula(f: Tensor, x: Tensor, norm: nn.Module) -> Tensor:
+        z = norm(f + x)
+        sources = zip(at["down"], at["down_bias"], at["up"], at["up_bias"], strict=True)
+        u = [relu(z @ d + d_bias) @ up + up_bias for d, d_bias, up, up_bias in sources]
+        query = z @ at["query"] + at["query_bias"]
+        scores = [(query * (u_k @ at["key"] + at["key_bias"])).sum(-1) for u_k in u]
+        weights = torch.softmax(torch.stack(scores, dim=-1), dim=-1)
+        return f + sum(weights[..., k, None] * (u_k @ at["value"]) for k, u_k in enumerate(u)) + x
+
+    layer.output = _AfterDense(layer.output, formula)
+
+
 PUBLISHED = {
     "pfeiffer": _pfeiffer, "houlsby": _houlsby, "parallel": _parallel, "lora": _lora, "prefix": _prefix, "ia3": _ia3,
-    "mam": _mam, "masked": _pfeiffer,
+    "mam": _mam, "masked": _pfeiffer, "fusion": _fusion,
 }  # fmt: skip
 
 
@@ -116,8 +130,8 @@ def _inputs() -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
-def _trained(model: PairModel) -> Tensors:
-    generator = torch.Generator().manual_seed(0)
+def _trained(model: PairModel, seed: int = 0) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
     fresh = model.init(TASK, generator)
     return {n: t + torch.randn(t.shape, generator=generator) * 0.2 for n, t in fresh.items()}
 
@@ -127,6 +141,8 @@ def test_agrees_with_the_published_formula(encoder: Path, adapter: str) -> None:
     ids, mask = _inputs()
     trunk = load_trunk(encoder)
     model = PairModel(trunk, Model(adapter=adapter, pooling="cls", adapter_drop=DROP, prefix_length=3))
+    if isinstance(model.adapter, Fusion):
+        model.adapter.listen_to([_trained(_pfeiffer_model(trunk), seed) for seed in range(3)], names=["a", "b", "c"])
     tensors = model.adapter.bank(_trained(model), training=False)
     ours = model(trunk(ids, mask, depth=DROP, cut=model.cut), mask, multitask.stack([tensors]))
     bert: BertModel = AutoModel.from_pretrained(encoder, attn_implementation="eager").eval()
@@ -137,6 +153,33 @@ def test_agrees_with_the_published_formula(encoder: Path, adapter: str) -> None:
     with torch.no_grad():
         expected = bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
     assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def _pfeiffer_model(trunk: Trunk) -> PairModel:
+    return PairModel(trunk, Model(adapter="pfeiffer", adapter_drop=DROP))
+
+
+def test_fusion_pulls_its_value_matrix_to_the_identity_and_keeps_the_most_important_sources(encoder: Path) -> None:
+    ids, mask = _inputs()
+    trunk = load_trunk(encoder)
+    model = PairModel(trunk, Model(adapter="fusion", adapter_drop=DROP))
+    assert isinstance(model.adapter, Fusion)
+    model.adapter.listen_to([_trained(_pfeiffer_model(trunk), seed) for seed in range(3)], names=["a", "b", "c"])
+    fresh, trained = model.init(TASK, torch.Generator().manual_seed(0)), _trained(model)
+    state = trunk(ids, mask, depth=DROP, cut=model.cut)
+    for tensors, layer in ((fresh, 1), (trained, 2)):
+        penalties: list[Tensor] = []
+        bank = multitask.stack([model.adapter.bank(tensors, training=True)])
+        with model.adapter.watched() as seen:
+            model(state, mask, bank, penalties=penalties)
+        expected = 0.01 * (tensors[f"layers.{layer}.value"] - torch.eye(16)).square().sum()
+        assert torch.allclose(penalties[layer - DROP], expected.expand(3))
+        assert all(torch.allclose(w.sum(1), torch.ones(3)) for weights in seen.values() for w in weights)
+    served = model.adapter.bank(trained, training=False)
+    kept = keep_sources(served, {1: [0, 2], 2: [1, 2]})
+    assert torch.equal(kept["layers.1.up"], served["layers.1.up"][[0, 2]])
+    assert torch.equal(kept["layers.2.down_bias"], served["layers.2.down_bias"][[1, 2]])
+    assert torch.equal(kept["layers.2.query"], served["layers.2.query"])
 
 
 def test_prefix_comes_out_of_the_network(encoder: Path) -> None:
@@ -192,10 +235,13 @@ def test_masked_is_served_without_its_head_and_scaled_as_in_training(encoder: Pa
         ("ia3", 2 * 16 + 64),
         ("mam", 2 * 30 * 16 + 2 * 16 * 8 + 8 + 16),
         ("masked", 2 * 16 * 1 + 1 + 16),
+        ("fusion", 3 * 16 * 16 + 2 * 16 + 3 * (2 * 16 * 1 + 1 + 16)),
     ],
 )
 def test_sizes_at_the_kind_s_own_settings(encoder: Path, adapter: str, expected: int) -> None:
     """Reduction 16 for bottlenecks in series, 2 for parallel ones, rank 8, 30 positions (hidden 16, one layer)."""
     model = PairModel(load_trunk(encoder), Model(adapter=adapter, adapter_drop=2))
+    if isinstance(model.adapter, Fusion):
+        model.adapter.listen_to([_trained(_pfeiffer_model(load_trunk(encoder)))] * 3, names=["a", "b", "c"])
     served = model.adapter.bank(model.init(TASK, torch.Generator()), training=False)
     assert sum(t.numel() for name, t in served.items() if name.startswith("layers.")) == expected
