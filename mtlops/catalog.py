@@ -33,12 +33,16 @@ class Kind(Entry):
         metrics: `evaluation.metrics.Metrics`: (task, encoded labels, outputs) -> mapping of metric name to value.
         primary: the metric that early stopping and the gate look at; higher is better.
         num_classes: least and most number of classes it accepts; None for a kind without classes.
+        divergence: torch loss against a teacher, (logits (N, C), teacher's logits (N, C), temperature) -> (N,).
+        unsmoothed: why `train.label_smoothing` does not fit; empty where it does.
     """
 
     loss: str = ""
     metrics: str = ""
     primary: str = ""
     num_classes: tuple[int, int] | None = (2, 10_000)
+    divergence: str = "mtlops.model.losses:softmax_divergence"
+    unsmoothed: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     "multilabel": Kind(
         "any number of several classes at once",
         loss="mtlops.model.losses:binary_cross_entropy", metrics="mtlops.evaluation.metrics:multilabel",
-        primary="macro_f1", num_classes=(1, 10_000),
+        primary="macro_f1", num_classes=(1, 10_000), divergence="mtlops.model.losses:sigmoid_divergence",
     ),
     "ordinal": Kind(
         "exactly one of several classes that have an order, the lowest first",
         loss="mtlops.model.losses:ordinal_cross_entropy", metrics="mtlops.evaluation.metrics:ordinal",
-        primary="quadratic_kappa", num_classes=(3, 10_000),
+        primary="quadratic_kappa", num_classes=(3, 10_000), unsmoothed="ordinal targets are soft by rank already",
     ),
     "regression": Kind(
         "a number",
         loss="mtlops.model.losses:squared_error", metrics="mtlops.evaluation.metrics:regression",
-        primary="r2", num_classes=None,
+        primary="r2", num_classes=None, divergence="mtlops.model.losses:squared_difference",
+        unsmoothed="a number has no classes",
     ),
 })  # fmt: skip
 
@@ -184,6 +189,14 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
 
 
 E = TypeVar("E", bound=Entry)
+
+SCHEDULES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "linear": Entry("falls evenly to 0 at the last step", "mtlops.training.schedules:linear"),
+        "cosine": Entry("falls to 0 along half a cosine", "mtlops.training.schedules:cosine"),
+        "constant": Entry("stays at the peak", "mtlops.training.schedules:constant"),
+    }
+)
 
 
 def load(code: str) -> Any:

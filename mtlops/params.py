@@ -196,10 +196,74 @@ class Train(_Section):
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     warmup_share: float = Field(0.06, ge=0, lt=1)
-    """Share of a task's steps in which the rate rises from 0; then it falls linearly to 0."""
+    """Share of a task's steps in which the rate rises from 0; then `schedule` takes over."""
+    schedule: Annotated[str, _choice(catalog.SCHEDULES)] = _choice_field(catalog.SCHEDULES, "linear")
+    """What the rate does after warm-up."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from each trained layer to the one below; the top layer and heads learn at
+    the full rate (Howard and Ruder 2018)."""
+    unfreeze: Literal["none", "gradual"] = "none"
+    """`gradual` trains in epoch e the top e of the trained layers only (Howard and Ruder 2018): give at least as
+    many epochs as there are layers, and a `patience` that lasts until all take part."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of a target that is spread over all classes; ordinal and regression tasks do not use it."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each class inversely to how often training rows have it."""
+    augmentation: Augmentation = Augmentation()
+    """Changed copies of training rows."""
+    teacher: str | None = None
+    """Folder of a bundle to learn from, beside the labels (knowledge distillation, Hinton et al. 2015); it needs the
+    same tasks with the same classes. DVC does not watch it, and every run overwrites models/candidate: keep it
+    elsewhere."""
+    distil_weight: float = Field(0.5, gt=0, le=1)
+    """Weight of the teacher's answers in the loss; labels have the rest."""
+    distil_temperature: float = Field(2.0, gt=0)
+    """Divides the logits of teacher and student before they are compared; more shows the smaller probabilities."""
+    distil_tasks: list[str] | None = None
+    """Tasks that learn from the teacher; none means all."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of one task's gradient."""
     seed: int = 0
+    @property
+    def shares_weights(self) -> bool:
+        """Some weights are trained on several tasks."""
+        return self.sharing != "adapters" and self.tuned_layers != 0
+
+    @model_validator(mode="after")
+    def _keys_fit_sharing(self) -> Self:
+        owners = {
+            "tuned_layers": ("hard", "soft", "hierarchical"),
+            "tune_embeddings": ("hard", "hierarchical"),
+            "depths": ("hierarchical",),
+            "successive_weight": ("hierarchical",),
+        }
+        for key, wanted in owners.items():
+            if getattr(self, key) != Model.model_fields[key].default and self.sharing not in wanted:
+                raise ValueError(f"{key} is for sharing {' or '.join(map(repr, wanted))}, not {self.sharing!r}. Remove it.")
+        if self.tune_embeddings and self.tuned_layers != "all":
+            raise ValueError("tune_embeddings needs `tuned_layers: all`: what lies above the embeddings must learn too.")
+        for task, depth in self.depths.items():
+            if depth < 1:
+                raise ValueError(f"depths.{task}: {depth}; a task goes through at least 1 layer.")
+        return self
+
+
+class Augmentation(_Section):
+    """Changed copies of training rows, with the same labels; never of validation or test rows."""
+
+    copies: int = Field(0, ge=0, le=20)
+    """Changed copies of each training row; each is computed and cached like a row of its own."""
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a copy's words that are left out; at least one stays (Wei and Zou 2019)."""
+    word_swap: int = Field(0, ge=0)
+    """How often two random words of a copy change places."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if bool(self.copies) != bool(self.word_dropout or self.word_swap):
+            raise ValueError("copies come with `word_dropout` or `word_swap`, and those need `copies`. Give both.")
+        return self
+
     """Seed of weights, order and dropout."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0 takes one per core. Another number may change the last bits of the weights."""
@@ -298,6 +362,8 @@ class Params(_Section):
         value["data"]["windows"] = {w: v for w, v in value["data"]["windows"].items() if v["tasks"]}
         return Params.model_validate(value)
 
+        mentioned += [("train.distil_tasks", t) for t in self.train.distil_tasks or ()]
+        mentioned += [(f"model.depths.{t}", t) for t in self.model.depths]
 
 def read_params(path: Path, *, overrides: Sequence[str] = (), tasks: str = "") -> Params:
     """Returns the params in `path`, after `overrides` of the form `section.key=value`.
@@ -350,6 +416,9 @@ def _read_yaml(text: str, *, where: str) -> Any:
         raise UsageError(f"{where}: is not YAML: {error}.") from None
 
 
+        value["model"]["depths"] = {t: v for t, v in value["model"]["depths"].items() if t in names}
+        if self.train.distil_tasks is not None:
+            value["train"]["distil_tasks"] = [t for t in self.train.distil_tasks if t in names]
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _ in node.value:

@@ -13,6 +13,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Sharing (`model.sharing`)": catalog.SHARING,
     "Adapters (`model.adapter`)": catalog.ADAPTERS,
     "Poolings (`model.pooling`)": catalog.POOLINGS,
+    "Schedules of the learning rate (`train.schedule`)": catalog.SCHEDULES,
 }
 
 
@@ -40,6 +41,7 @@ def _sections(root: Mapping[str, Any]) -> Iterator[str]:
         "Inputs": "suite.inputs",
         "Data": "data",
         "Window": "data.windows.<window>",
+        "Augmentation": "train.augmentation",
     }
     paths |= {name.capitalize(): name for name in root["properties"]}
     for name, path in paths.items():

@@ -38,9 +38,9 @@ def binary_cross_entropy(
         class_weight: (C,) factor of the loss where a class is set.
     """
     targets = labels * (1.0 - smoothing) + smoothing / 2.0
-    return functional.binary_cross_entropy_with_logits(
-        logits, targets, reduction="none", pos_weight=class_weight
-    ).mean(dim=1)
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weight).mean(
+        dim=1
+    )
 
 
 def ordinal_cross_entropy(logits: Tensor, labels: Tensor, *, class_weight: Tensor | None = None) -> Tensor:

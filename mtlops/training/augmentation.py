@@ -53,5 +53,7 @@ def _change(text: str, random: np.random.Generator, settings: Augmentation) -> s
     for _ in range(settings.word_swap if len(words) > 1 else 0):
         a, b = random.choice(len(words), size=2, replace=False)
         words[a], words[b] = words[b], words[a]
-    kept = [word for word, drawn in zip(words, random.random(len(words)), strict=True) if drawn >= settings.word_dropout]
+    kept = [
+        word for word, drawn in zip(words, random.random(len(words)), strict=True) if drawn >= settings.word_dropout
+    ]
     return " ".join(kept or [words[int(random.integers(len(words)))]])

@@ -5,23 +5,23 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 Schedule = Callable[[float], float]
-"""Maps the share of the steps after warm-up that is done, 0 to 1, to the share of the peak rate."""
+"""Maps the share of the steps after warm-up that is left, 1 down to 0, to the share of the peak rate."""
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")
 _BELOW = ("word_embeddings", "position_embeddings", "token_type_embeddings", "embedding")
 
 
-def linear(done: float) -> float:
+def linear(left: float) -> float:
     """Falls evenly to 0."""
-    return max(0.0, 1.0 - done)
+    return max(0.0, left)
 
 
-def cosine(done: float) -> float:
+def cosine(left: float) -> float:
     """Falls to 0 along half a cosine (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts)."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return 0.5 * (1.0 - math.cos(math.pi * max(0.0, left)))
 
 
-def constant(done: float) -> float:
+def constant(left: float) -> float:
     """Stays at the peak."""
     return 1.0
 
@@ -34,7 +34,7 @@ def rate(done: int, *, total: int, warmup_share: float, schedule: Schedule) -> f
     warmup = max(1, round(total * warmup_share))
     if done < warmup:
         return (done + 1) / warmup
-    return schedule((done - warmup) / max(1, total - warmup))
+    return schedule((total - done) / max(1, total - warmup))
 
 
 def rates_by_layer(names: Iterable[str], decay: float) -> dict[str, float]:
