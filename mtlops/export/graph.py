@@ -3,6 +3,7 @@
 Shape suffixes: B rows, S tokens, P pairs, T tasks, C widest task's outputs.
 """
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from mtlops.model.multitask import PairModel
 
 if TYPE_CHECKING:
     import onnx
+
+_PAGE = 4096
+_LARGE = 1 << 14
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
 
@@ -55,10 +59,18 @@ class PairsGraph(nn.Module):
         return multitask.logits(pooled, picked)
 
 
-def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
+def write_onnx(graph: PairsGraph, path: Path, *, opset: int, weights: Path | None = None) -> int:
     """Writes the graph as ONNX, all dimensions dynamic, no trace of this machine in it; returns its number of nodes.
 
-    The same graph gives the same bytes.
+    The trunk's large tensors go into `<path>.data` beside it, as ONNX external data, so that a new adapter makes a new
+    graph of some hundred kilobytes and leaves those bytes alone. The same graph gives the same bytes.
+
+    Args:
+        graph: the whole model.
+        path: of the graph.
+        opset: ONNX operator set.
+        weights: external data of another graph of this model in the same folder: what lies there is used, and no
+            file of its own is written.
     """
     rows, tokens, pairs = (torch.export.Dim(name, min=1) for name in ("rows", "tokens", "pairs"))
     with _quiet_exporter():
@@ -75,6 +87,10 @@ def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    if weights is None:
+        weights = path.with_name(f"{path.name}.data")
+        _write_weights(proto, weights)
+    _move_out(proto, weights)
     with atomic_path(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
     return len(proto.graph.node)
@@ -93,6 +109,40 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _write_weights(proto: "onnx.ModelProto", path: Path) -> None:
+    """Writes the trunk's large tensors one after the other, each at the start of a page so that it can be mapped."""
+    with atomic_path(path) as part, part.open("wb") as file:
+        for tensor in _large(proto):
+            file.write(bytes(-file.tell() % _PAGE))
+            file.write(tensor.raw_data)
+
+
+def _move_out(proto: "onnx.ModelProto", path: Path) -> None:
+    """Replaces large tensors by where their bytes lie in the file of weights, if they do."""
+    content, found = path.read_bytes(), {}
+    start = 0
+    for tensor in _large(proto):
+        size = len(tensor.raw_data)
+        digest = hashlib.sha256(tensor.raw_data).digest()
+        if digest not in found:
+            at = content.find(tensor.raw_data, start)
+            found[digest] = at if at >= 0 else content.find(tensor.raw_data)
+        offset = found[digest]
+        if offset < 0:
+            continue
+        start = offset + size
+        tensor.ClearField("raw_data")
+        tensor.data_location = tensor.EXTERNAL
+        for key, value in (("location", path.name), ("offset", offset), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
+    """The trunk's tensors that are worth a place of their own; adapters and heads stay in the graph."""
+    tensors = proto.graph.initializer
+    return [t for t in tensors if not t.name.startswith("bank.") and len(t.raw_data) >= _LARGE]
 
 
 def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
