@@ -57,6 +57,28 @@ class AdapterKind(Entry):
 
 
 @dataclass(frozen=True)
+class Scheme(Entry):
+    """A way of sharing.
+
+    Attributes:
+        learning_rate: peak rate of the heads when `train.learning_rate` does not give one; None: the adapter's.
+    """
+
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Balancing(Entry):
+    """A way to combine the losses of tasks that train something together.
+
+    Attributes:
+        on_gradients: it compares the tasks' gradients on what they share; the others only weigh losses.
+    """
+
+    on_gradients: bool = False
+
+
+@dataclass(frozen=True)
 class Package:
     """A pinned archive of the Python package index, read as an archive and never imported.
 
@@ -117,11 +139,37 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SHARING: Mapping[str, Entry] = MappingProxyType(
-    {
-        "adapters": Entry("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
-    }
-)
+_HEAD_RATE = 1e-3
+
+SHARING: Mapping[str, Scheme] = MappingProxyType({
+    "adapters": Scheme("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
+    "hard": Scheme("one trunk whose top layers all tasks train together, one head per task (Caruana 1997)",
+                   "mtlops.model.sharing.hard:Hard", learning_rate=_HEAD_RATE),
+    "soft": Scheme("every task has its own copy of the top layers, and the copies are tied", learning_rate=_HEAD_RATE),
+    "hierarchical": Scheme("like hard, with tasks that end at different layers (Søgaard and Goldberg 2016)",
+                           "mtlops.model.sharing.hierarchical:Hierarchical", learning_rate=_HEAD_RATE),
+})  # fmt: skip
+
+SOFT: Mapping[str, Entry] = MappingProxyType({
+    "l2": Entry("the squared distance of every two tasks' layers is a loss (Duong et al. 2015)",
+                "mtlops.model.sharing.soft:L2"),
+    "cross-stitch": Entry("after each layer every task goes on with a learned mixture of all (Misra et al. 2016)",
+                          "mtlops.model.sharing.soft:CrossStitch"),
+})  # fmt: skip
+
+BALANCERS: Mapping[str, Balancing] = MappingProxyType({
+    "equal": Balancing("the sum of the tasks' losses", "mtlops.training.balancing:Equal"),
+    "uncertainty": Balancing("losses divided by learned variances (Kendall et al. 2018)",
+                             "mtlops.training.balancing:Uncertainty"),
+    "dwa": Balancing("more weight for losses that fall slowly: dynamic weight average (Liu et al. 2019)",
+                     "mtlops.training.balancing:DynamicWeightAverage"),
+    "gradnorm": Balancing("weights learned so that all tasks train at similar rates (Chen et al. 2018)",
+                          "mtlops.training.balancing:GradNorm", on_gradients=True),
+    "pcgrad": Balancing("each task's gradient loses what opposes another's (Yu et al. 2020)",
+                        "mtlops.training.balancing:PCGrad", on_gradients=True),
+    "cagrad": Balancing("the mean gradient, bent so that the worst-off task gains most (Liu et al. 2021)",
+                        "mtlops.training.balancing:CAGrad", on_gradients=True),
+})  # fmt: skip
 
 ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "pfeiffer": AdapterKind("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
@@ -141,6 +189,14 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "masked": AdapterKind("pfeiffer whose units are masked in training and predicted by a head that is then dropped",
                     "mtlops.model.adapters.masked:Masked"),
 })  # fmt: skip
+
+SCHEDULES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "linear": Entry("falls evenly to 0 at the last step", "mtlops.training.schedules:linear"),
+        "cosine": Entry("falls to 0 along half a cosine", "mtlops.training.schedules:cosine"),
+        "constant": Entry("stays at the peak", "mtlops.training.schedules:constant"),
+    }
+)
 
 POOLINGS: Mapping[str, Entry] = MappingProxyType(
     {
@@ -189,14 +245,6 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
 
 
 E = TypeVar("E", bound=Entry)
-
-SCHEDULES: Mapping[str, Entry] = MappingProxyType(
-    {
-        "linear": Entry("falls evenly to 0 at the last step", "mtlops.training.schedules:linear"),
-        "cosine": Entry("falls to 0 along half a cosine", "mtlops.training.schedules:cosine"),
-        "constant": Entry("stays at the peak", "mtlops.training.schedules:constant"),
-    }
-)
 
 
 def load(code: str) -> Any:
