@@ -40,7 +40,7 @@ class Backbone:
         self.facts = read_json(encoder / "encoder.json", made_by="mtlops prepare")
         self.device = torch.device(device)
         trunk = load_trunk(encoder).to(self.device)
-        positions = trunk.config.max_position_embeddings
+        positions = trunk.config.max_tokens
         if max_tokens > positions:
             raise UsageError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
         self.pairs = PairModel(trunk, model)

@@ -136,7 +136,8 @@ class TrunkCache:
         length = _bucket(max(map(len, ids)))
         full = ids + [ids[0]] * (_rows_per_batch(length) - len(ids))
         device = next(self.trunk.parameters()).device
-        input_ids, mask = (torch.from_numpy(array).to(device) for array in pad(full, length=length))
+        arrays = pad(full, pad_id=self._tokenizer.pad_id, length=length)
+        input_ids, mask = (torch.from_numpy(array).to(device) for array in arrays)
         values = self.trunk(input_ids, mask, depth=self._pairs.depth, cut=self._pairs.cut)
         pooled = mean.pool(self._pairs.frozen(values, mask), mask)
         pooled = torch.nn.functional.pad(pooled, (0, self._width - self._hidden))

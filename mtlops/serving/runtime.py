@@ -55,7 +55,7 @@ class Runtime:
         wanted = [position for position, name in enumerate(names) if tasks is None or name in tasks]
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
-        logits = run(self._session, *pad(self._tokenizer.ids(texts)), wanted)
+        logits = run(self._session, *pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id), wanted)
         return {
             self.tasks[position].name: decode(self.tasks[position], logits[i, :, : self.tasks[position].num_outputs])
             for i, position in enumerate(wanted)
@@ -80,7 +80,7 @@ def golden_logits(
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
     rows = []
     for text in texts:
-        logits = run(session, *pad(tokenizer.ids([text])), range(len(tasks)))
+        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)))
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 

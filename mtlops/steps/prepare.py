@@ -85,7 +85,7 @@ def prepare(
     """
     _refuse_foreign(out, MANIFEST)
     _refuse_foreign(encoder, "encoder.json")
-    files = read_encoder(params.encoder.source, base=base, raw=raw)
+    files = read_encoder(params.encoder.source, base=base, raw=raw, revision=params.encoder.revision)
     rows = read_rows(params, load_sources(params, base=base, raw=raw))
     unlabelled = len(rows) - int(rows.has_label(list(rows.labels)).sum())
     rows = without_conflicts(rows)
