@@ -17,6 +17,8 @@ from mtlops.tasks import Task
 if TYPE_CHECKING:
     import onnxruntime
 
+_ROWS = 32
+
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
 
@@ -60,6 +62,26 @@ class Runtime:
             self.tasks[position].name: decode(self.tasks[position], logits[i, :, : self.tasks[position].num_outputs])
             for i, position in enumerate(wanted)
         }
+
+    def logits(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) in label units, computed in batches of similar length.
+
+        Raises:
+            UsageError: `task` is not a task of the bundle.
+        """
+        names = [known.name for known in self.tasks]
+        if task not in names:
+            raise UsageError(f"no task {task!r} in this bundle. {suggest(task, names)}")
+        position = names.index(task)
+        num_outputs = self.tasks[position].num_outputs
+        ids = self._tokenizer.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        result = np.empty((len(ids), num_outputs), dtype=np.float32)
+        for start in range(0, len(order), _ROWS):
+            rows = order[start : start + _ROWS]
+            batch = pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
+            result[rows] = run(self._session, *batch, [position])[0, :, :num_outputs]
+        return result
 
     def _check_golden(self) -> None:
         golden = self.bundle.golden()

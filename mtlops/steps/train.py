@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mtlops.bundle import code_digest
+from mtlops.bundle import Bundle, code_digest
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.files import atomic_folder, sha256_file, write_json
@@ -20,9 +20,13 @@ from mtlops.model.predictor import Backbone
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
 from mtlops.report import write_report
+from mtlops.serving.runtime import Runtime
 from mtlops.tasks import Task
+from mtlops.training import craft
+from mtlops.training.augmentation import augment
 from mtlops.training.batches import task_seed
 from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.distillation import check_teacher, teacher_logits
 from mtlops.training.fusion import Fused, prepare_second_stage, prune
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import Speed, fit
@@ -57,12 +61,13 @@ def train(
     """Trains every task of the suite and writes the model folder and the training report.
 
     Raises:
-        UsageError: params do not fit the encoder, or a loss is not finite.
+        UsageError: params do not fit the encoder or the teacher, or a loss is not finite.
         ArtefactError: an input is missing or damaged.
         PlatformError: something cannot be written.
     """
     device = _set_up(params)
-    run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device)
+    teacher = _teacher(params, prepared)
+    run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher)
     stages = [run(_first_stage(params))]
     if params.model.adapter == "fusion":
         stages.append(run(params, first=stages[0].learners))
@@ -82,7 +87,12 @@ def train(
             folder, encoder=backbone.facts, model=params.model,
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
         )  # fmt: skip
-    write_report(report, _report(learners, backbone, speed, fused))
+    payload = _report(learners, backbone, speed, fused) | {"craft": craft.used(params.train)}
+    if teacher is not None:
+        payload["craft"]["teacher_bundle"] = teacher.bundle_id
+    for name, learner in learners.items():
+        payload["tasks"][name] |= craft.used_by(learner, backbone, served[name])
+    write_report(report, payload)
     write_json(report.with_name("curves.json"), _curves(learners))
     for stage in stages:
         stage.checkpoint.remove()
@@ -111,6 +121,7 @@ def _run_stage(
     encoder: Path,
     cache: Path,
     device: str,
+    teacher: Runtime | None,
     first: Mapping[str, Learner] | None = None,
 ) -> _Stage:
     """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
@@ -118,8 +129,12 @@ def _run_stage(
     _warn_about_cls(params, backbone)
     if first:
         prepare_second_stage(backbone, first)
-    learners = {task.name: _learner(task, params, prepared, backbone, first) for task in params.tasks()}
-    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
+    rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache)
+    learners = {
+        task.name: _learner(task, params, rows(task, params, backbone=backbone), backbone, first)
+        for task in params.tasks()
+    }
+    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone, teacher))
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
     return _Stage(learners, backbone, checkpoint, speed)
 
@@ -146,15 +161,55 @@ def _warn_about_cls(params: Params, backbone: Backbone) -> None:
         )
 
 
-def _learner(
-    task: Task, params: Params, prepared: Path, backbone: Backbone, first: Mapping[str, Learner] | None = None
-) -> Learner:
+def _teacher(params: Params, prepared: Path) -> Runtime | None:
+    """The bundle to learn from, ready to answer; None without one."""
+    folder = params.train.teacher
+    if folder is None:
+        return None
+    bundle = Bundle.open(Path(folder))
+    teacher = Runtime(bundle, threads=params.train.threads)
+    check_teacher(teacher, _pupils(params))
+    if bundle.manifest["data"]["manifest_sha256"] != sha256_file(prepared / "manifest.json"):
+        logger.warning(
+            "train.teacher: bundle %s was trained on another version of the data: it may know rows that are test rows "
+            "here, and what it teaches about them would flatter the student.",
+            bundle.id,
+        )
+    return teacher
+
+
+def _pupils(params: Params) -> list[Task]:
+    """The tasks that learn from the teacher."""
+    wanted = params.train.distil_tasks
+    return [task for task in params.tasks() if wanted is None or task.name in wanted]
+
+
+def _splits(
+    task: Task, params: Params, *, prepared: Path, backbone: Backbone, teacher: Runtime | None, cache: Path
+) -> dict[str, Rows]:
+    """A task's rows to train and to validate on, in the trunk cache, with the teacher's logits where it has one."""
     splits = {}
     for split in ("train", "valid"):
         table = read_split(prepared, task.name, split)
-        row_ids = table["row_id"].to_pylist()
-        backbone.cache.fill(row_ids, table["text"].to_pylist())
-        splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
+        row_ids, texts = table["row_id"].to_pylist(), table["text"].to_pylist()
+        labels = task.encode(table["label"].to_pylist())
+        if split == "train" and params.train.augmentation.copies:
+            copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
+            row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
+        backbone.cache.fill(row_ids, texts)
+        splits[split] = Rows(row_ids, labels)
+        if teacher is not None and task in _pupils(params):
+            splits[split].teacher = teacher_logits(teacher, task.name, row_ids, texts, cache=cache)
+    return splits
+
+
+def _learner(
+    task: Task,
+    params: Params,
+    splits: Mapping[str, Rows],
+    backbone: Backbone,
+    first: Mapping[str, Learner] | None = None,
+) -> Learner:
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
     tensors = backbone.pairs.init(task, generator)
     if first:
@@ -162,7 +217,8 @@ def _learner(
     return Learner(
         task,
         tensors,
-        **splits,
+        train=splits["train"],
+        valid=splits["valid"],
         params=params.train,
         learning_rate=params.learning_rate(),
         undecayed=backbone.pairs.adapter.undecayed,
@@ -170,11 +226,12 @@ def _learner(
     )
 
 
-def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
+def _identity(params: Params, prepared: Path, backbone: Backbone, teacher: Runtime | None) -> str:
     value = {
         "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train"}),
         "data": sha256_file(prepared / "manifest.json"),
         "encoder": backbone.facts,
+        "teacher": teacher and teacher.bundle_id,
         "device": str(backbone.device),
         "code": code_digest(),
     }
