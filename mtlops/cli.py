@@ -59,6 +59,11 @@ STEPS: Mapping[str, StepCommand] = MappingProxyType({
         "train one adapter and head per task on the frozen trunk", "mtlops.steps.train:train",
         {"prepared": _PREPARED, "encoder": _ENCODER, "out": _TRAINED, "cache": _CACHE, "report": _REPORT},
     ),
+    "prune": StepCommand(
+        "remove the least important units of trained adapters, and say what it costs", "mtlops.steps.prune:prune",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "out": "folder of the pruned model",
+         "cache": _CACHE, "report": _REPORT},
+    ),
     "evaluate": StepCommand(
         "measure every task beside its baselines and decide: PROMOTE, HOLD or REJECT",
         "mtlops.steps.evaluate:evaluate",
@@ -127,6 +132,8 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
     command.add_argument("--tasks", default="", metavar="A,B", help="act as if the suite had only these tasks")
     for option, meaning in step.paths.items():
         command.add_argument(f"--{option}", type=Path, default=None, metavar="PATH", help=meaning)
+    if name == "prune":
+        command.add_argument("--keep", type=float, default=0.5, metavar="SHARE", help="share of units that stays")
     if name == "evaluate":
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
 
@@ -136,7 +143,8 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
     paths = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
     if name == "prepare":
         paths["base"] = options.params.parent
-    result = load(step.code)(params, **paths)
+    more = {"keep": options.keep} if name == "prune" else {}
+    result = load(step.code)(params, **paths, **more)
     if options.json:
         print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
     if name == "evaluate" and options.exit_code and result.verdict != "PROMOTE":

@@ -100,16 +100,11 @@ class PairModel(nn.Module):
 
 
 def stack(tasks: Sequence[Mapping[str, Tensor]]) -> Tensors:
-    """Returns the bank of several tasks: each tensor stacked to (T, ...), heads padded to the widest with zeros."""
-    widest = max(tensors["head.bias"].shape[0] for tensors in tasks)
+    """Returns the bank of several tasks: each tensor stacked to (T, ...).
 
-    def padded(tensor: Tensor) -> Tensor:
-        return nn.functional.pad(tensor, (0, widest - tensor.shape[-1]))
-
-    return {
-        name: torch.stack([padded(t[name]) if name.startswith("head.") else t[name] for t in tasks])
-        for name in tasks[0]
-    }
+    Heads and bottlenecks are padded with zeros to the widest task's: outputs that nobody reads, units that add nothing.
+    """
+    return {name: torch.stack(_padded(name, [tensors[name] for tensors in tasks])) for name in tasks[0]}
 
 
 def pick(bank: Mapping[str, Tensor], task_P: Tensor) -> Tensors:
@@ -120,6 +115,21 @@ def pick(bank: Mapping[str, Tensor], task_P: Tensor) -> Tensors:
 def logits(pooled_PH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
     """Returns (P, C) logits of the heads; columns beyond a task's own outputs are 0."""
     return (pooled_PH.unsqueeze(1) @ bank["head.weight"]).squeeze(1) + bank["head.bias"]
+
+
+_PADDED = ("down", "down_bias", "up", "_a", "_b")
+
+
+def _padded(name: str, tensors: list[Tensor]) -> list[Tensor]:
+    if not name.startswith("head.") and not (name.endswith(_PADDED) and tensors[0].ndim <= 2):
+        return tensors
+    widest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+
+    def padded(tensor: Tensor) -> Tensor:
+        missing = [n for size, wide in zip(tensor.shape, widest, strict=True) for n in (wide - size, 0)]
+        return nn.functional.pad(tensor, missing[::-1])
+
+    return [padded(tensor) for tensor in tensors]
 
 
 def _of_layer(bank: Mapping[str, Tensor], layer: int) -> Tensors:

@@ -91,7 +91,7 @@ def train(
     if teacher is not None:
         payload["craft"]["teacher_bundle"] = teacher.bundle_id
     for name, learner in learners.items():
-        payload["tasks"][name] |= craft.used_by(learner, backbone, served[name])
+        payload["tasks"][name] |= craft.used_by(learner, partial(backbone.logits, tensors=served[name]))
     write_report(report, payload)
     write_json(report.with_name("curves.json"), _curves(learners))
     for stage in stages:

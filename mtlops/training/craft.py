@@ -1,11 +1,11 @@
 """What of the craft that is off by default a run used: the part of the training report that says so."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from mtlops.model.predictor import Backbone
 from mtlops.params import Train
 from mtlops.training.distillation import distance
 from mtlops.training.learner import Learner
@@ -21,8 +21,8 @@ def used(train: Train) -> dict[str, Any]:
     return found | ({key: values[key] for key in _WITH_TEACHER} if train.teacher else {})
 
 
-def used_by(learner: Learner, backbone: Backbone, served: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns what one task made of it; `served` are its tensors as they are kept.
+def used_by(learner: Learner, answers: Callable[[list[str]], NDArray[np.float32]]) -> dict[str, Any]:
+    """Returns what one task made of it; `answers` gives the logits (N, C) of the task as it is kept, for row ids.
 
     `ignored`: keys that its kind cannot use, with the reason. `class_weights`: by class. `distillation`: how far the
     task is from its teacher on validation rows (`distillation.distance`).
@@ -34,7 +34,7 @@ def used_by(learner: Learner, backbone: Backbone, served: Mapping[str, Tensor]) 
         weights = map(_rounded, learner.objective.class_weight.tolist())
         found["class_weights"] = dict(zip(learner.task.classes, weights, strict=True))
     if learner.valid.teacher is not None:
-        student = backbone.logits(learner.valid.row_ids, served)
+        student = answers(learner.valid.row_ids)
         apart = distance(learner.task, learner.valid.labels, student=student, teacher=learner.valid.teacher)
         values = {key: _rounded(value) for key, value in apart.items()}
         found["distillation"] = {"rows": len(learner.valid.row_ids), **values}
