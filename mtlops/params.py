@@ -215,9 +215,10 @@ class Model(_Section):
         }
         for key, wanted in owners.items():
             if getattr(self, key) != Model.model_fields[key].default and self.sharing not in wanted:
-                raise ValueError(f"{key} is for sharing {' or '.join(map(repr, wanted))}, not {self.sharing!r}. Remove it.")
+                words = " or ".join(map(repr, wanted))
+                raise ValueError(f"{key} is for sharing {words}, not {self.sharing!r}. Remove it.")
         if self.tune_embeddings and self.tuned_layers != "all":
-            raise ValueError("tune_embeddings needs `tuned_layers: all`: what lies above the embeddings must learn too.")
+            raise ValueError("tune_embeddings needs `tuned_layers: all`: what lies above must learn too. Give both.")
         for task, depth in self.depths.items():
             if depth < 1:
                 raise ValueError(f"depths.{task}: {depth}; a task goes through at least 1 layer.")
@@ -374,15 +375,16 @@ class Params(_Section):
         train, model = self.train, self.model
         if not model.shares_weights and (train.balancing != "equal" or train.sampling_temperature != 1.0):
             key = "balancing" if train.balancing != "equal" else "sampling_temperature"
+            where = f"model.sharing {model.sharing!r}" + " and no tuned layer" * (model.tuned_layers == 0)
             raise ValueError(
-                f"train.{key}: with model.sharing {model.sharing!r}{' and no tuned layer' * (model.tuned_layers == 0)} no "
-                f"weight is trained on more than one task, so there is nothing to balance. Remove it, or share layers "
-                f"(model.sharing: hard, soft or hierarchical)."
+                f"train.{key}: with {where} no weight is trained on more than one task, so there is nothing to "
+                f"balance. Remove it, or share layers (model.sharing: hard, soft or hierarchical)."
             )
         if model.sharing == "soft" and model.soft == "l2" and catalog.BALANCERS[train.balancing].on_gradients:
             raise ValueError(
-                f"train.balancing: {train.balancing!r} compares the tasks' gradients on the same weights, but under soft "
-                f"sharing with 'l2' each task has its own. Use 'equal', 'uncertainty' or 'dwa', or model.soft: cross-stitch."
+                f"train.balancing: {train.balancing!r} compares the tasks' gradients on the same weights, but under "
+                f"soft sharing with 'l2' each task has its own. Use 'equal', 'uncertainty' or 'dwa', or model.soft: "
+                f"cross-stitch."
             )
         if model.sharing != "adapters" and train.adapter_drop != "fixed":
             raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
@@ -396,7 +398,7 @@ class Params(_Section):
         )
 
     def learning_rate(self) -> float:
-        """Returns the peak learning rate of a task's own tensors: the one given, else that of the sharing or adapter."""
+        """Returns the peak learning rate of a task's own tensors: the one given, else the sharing's or adapter's."""
         own = catalog.SHARING[self.model.sharing].learning_rate or catalog.ADAPTERS[self.model.adapter].learning_rate
         return self.train.learning_rate or own
 

@@ -59,14 +59,14 @@ class PairsGraph(nn.Module):
         return multitask.logits(pooled, picked)
 
 
-def write_onnx(graph: PairsGraph, path: Path, *, opset: int, weights: Path | None = None) -> int:
+def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
     """Writes the graph as ONNX, all dimensions dynamic, no trace of this machine in it; returns its number of nodes.
 
     The trunk's large tensors go into `<path>.data` beside it, as ONNX external data, so that a new adapter makes a new
     graph of some hundred kilobytes and leaves those bytes alone. The same graph gives the same bytes.
 
     Args:
-        graph: the whole model.
+        graph: the whole model: a `PairsGraph`, or a `rows.RowsGraph`.
         path: of the graph.
         opset: ONNX operator set.
         weights: external data of another graph of this model in the same folder: what lies there is used, and no
@@ -151,15 +151,33 @@ def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _strip(proto: "onnx.ModelProto") -> None:
-    """Removes what the exporter notes for debugging: source paths, stack traces, intermediate shapes."""
+    """Removes what the exporter notes for debugging (source paths, stack traces, shapes) and constants nobody reads."""
     del proto.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
-    proto.doc_string = proto.graph.doc_string = ""
-    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    for node in nodes:
+    proto.doc_string = ""
+    graphs = list(_graphs(proto.graph))
+    for graph in graphs:
+        del graph.metadata_props[:]
+        del graph.value_info[:]
+        graph.doc_string = ""
+        for value in [*graph.input, *graph.output, *graph.initializer]:
+            del value.metadata_props[:]
+            value.doc_string = ""
+    for node in [*(n for graph in graphs for n in graph.node), *(n for f in proto.functions for n in f.node)]:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
-        del value.metadata_props[:]
-        value.doc_string = ""
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    read |= {value.name for graph in graphs for value in graph.output}
+    for graph in graphs:
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        if len(kept) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+
+
+def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
+    """The graph and all that lie in its nodes, as the branches of an `If` do."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)

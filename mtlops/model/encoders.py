@@ -12,12 +12,13 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
+from mtlops.files import atomic_path
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
 from mtlops.params import Model
 
@@ -198,6 +199,13 @@ def load_trunk(folder: Path) -> Trunk:
     _check_tensors(path, trunk, names, tensors)
     trunk.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
     return trunk
+
+
+def save_trunk(trunk: Trunk, path: Path) -> None:
+    """Writes a trunk's weights under the names that `load_trunk` and `transformers` read, in one atomic step."""
+    tensors = {theirs: trunk.state_dict()[ours].cpu().contiguous() for ours, theirs in _names(trunk).items()}
+    with atomic_path(path) as part:
+        part.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 _EMBEDDING_NAMES = {"embedding_norm": "embeddings.LayerNorm", "embeddings_project": "embeddings_project"}

@@ -29,6 +29,7 @@ from mtlops.files import atomic_path, write_json
 from mtlops.model.encoders import Trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.pooling import mean
+from mtlops.model.sharing.anatomy import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class TrunkCache:
         folder: Path,
         *,
         trunk: Trunk,
-        pairs: PairModel,
+        pairs: PairModel | Sharing,
         tokenizer: Tokenizer,
         identity: str,
     ) -> None:

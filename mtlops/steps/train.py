@@ -4,19 +4,23 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle, code_digest
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.files import atomic_folder, sha256_file, write_json
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.predictor import Backbone
+from mtlops.model.sharing.anatomy import Sharing
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
 from mtlops.report import write_report
@@ -24,10 +28,11 @@ from mtlops.serving.runtime import Runtime
 from mtlops.tasks import Task
 from mtlops.training import craft
 from mtlops.training.augmentation import augment
-from mtlops.training.batches import task_seed
+from mtlops.training.batches import batches_per_task, task_seed
 from mtlops.training.checkpoint import Checkpoint
 from mtlops.training.distillation import check_teacher, teacher_logits
 from mtlops.training.fusion import Fused, prepare_second_stage, prune
+from mtlops.training.joint import Joint, fit_together
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import Speed, fit
 
@@ -69,15 +74,13 @@ def train(
     teacher = _teacher(params, prepared)
     run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher)
     stages = [run(_first_stage(params))]
-    if params.model.adapter == "fusion":
+    if _has_second_stage(params):
         stages.append(run(params, first=stages[0].learners))
     learners, backbone, speed = stages[-1].learners, stages[-1].backbone, stages[-1].speed
-    served = {
-        name: backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
-        for name, learner in learners.items()
-    }
+    joint = stages[-1].joint
+    served = {name: _served(learner, backbone) for name, learner in learners.items()}
     fused = {}
-    if params.model.adapter == "fusion":
+    if _has_second_stage(params):
         fused = {name: prune(learner, backbone, served[name]) for name, learner in learners.items()}
         served = {name: found.tensors for name, found in fused.items()}
     with atomic_folder(out) as folder:
@@ -85,13 +88,15 @@ def train(
             save_task(folder, learner.task, served[name], facts=_facts(learner))
         save_model(
             folder, encoder=backbone.facts, model=params.model,
-            max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
+            max_tokens=params.encoder.max_tokens, tasks=params.tasks(), shared=joint.best if joint is not None else {},
         )  # fmt: skip
     payload = _report(learners, backbone, speed, fused) | {"craft": craft.used(params.train)}
+    if joint is not None:
+        payload["sharing"] = joint.report()
     if teacher is not None:
         payload["craft"]["teacher_bundle"] = teacher.bundle_id
     for name, learner in learners.items():
-        payload["tasks"][name] |= craft.used_by(learner, partial(backbone.logits, tensors=served[name]))
+        payload["tasks"][name] |= craft.used_by(learner, _answers(backbone, served[name], joint, name))
     write_report(report, payload)
     write_json(report.with_name("curves.json"), _curves(learners))
     for stage in stages:
@@ -106,11 +111,31 @@ class _Stage:
     backbone: Backbone
     checkpoint: Checkpoint
     speed: Speed
+    joint: Joint | None = None
+
+
+def _has_second_stage(params: Params) -> bool:
+    return params.model.sharing == "adapters" and params.model.adapter == "fusion"
+
+
+def _served(learner: Learner, backbone: Backbone) -> Tensors:
+    """A task's own tensors as they are kept: in label units, without what only training needs."""
+    best = learner.in_label_units(learner.best)
+    return best if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.bank(best, training=False)
+
+
+def _answers(
+    backbone: Backbone, tensors: Tensors, joint: Joint | None, task: str
+) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Row ids to the logits of a task as it is kept."""
+    if joint is None:
+        return partial(backbone.logits, tensors=tensors)
+    return partial(backbone.shared_logits, tensors=tensors, shared=joint.best, task=task)
 
 
 def _first_stage(params: Params) -> Params:
     """The params of the first stage: a fusion starts from Pfeiffer adapters, anything else is itself."""
-    adapter = "pfeiffer" if params.model.adapter == "fusion" else params.model.adapter
+    adapter = "pfeiffer" if _has_second_stage(params) else params.model.adapter
     return params.model_copy(update={"model": params.model.model_copy(update={"adapter": adapter})})
 
 
@@ -125,16 +150,27 @@ def _run_stage(
     first: Mapping[str, Learner] | None = None,
 ) -> _Stage:
     """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
-    backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
+    backbone = Backbone(
+        encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens,
+        tasks=list(params.suite.tasks), device=device,
+    )  # fmt: skip
     _warn_about_cls(params, backbone)
     if first:
         prepare_second_stage(backbone, first)
     rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache)
+    splits = {task: rows(task, params, backbone=backbone) for task in params.tasks()}
+    num_rows = {task.name: len(split["train"].row_ids) for task, split in splits.items()}
+    steps = batches_per_task(num_rows, params.train.batch_size, params.train.sampling_temperature)
     learners = {
-        task.name: _learner(task, params, rows(task, params, backbone=backbone), backbone, first)
-        for task in params.tasks()
+        task.name: _learner(task, params, split, backbone, first, steps_per_epoch=steps[task.name])
+        for task, split in splits.items()
     }
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone, teacher))
+    if isinstance(backbone.above, Sharing):
+        weights = {name: spec.weight for name, spec in params.suite.tasks.items()}
+        joint = Joint(backbone, learners, train=params.train, weights=weights)
+        speed = fit_together(learners, joint, backbone, train=params.train, checkpoint=checkpoint)
+        return _Stage(learners, backbone, checkpoint, speed, joint)
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
     return _Stage(learners, backbone, checkpoint, speed)
 
@@ -154,10 +190,10 @@ def _set_up(params: Params) -> str:
 
 
 def _warn_about_cls(params: Params, backbone: Backbone) -> None:
-    if params.model.pooling == "cls" and len(backbone.pairs.layers) == 1:
+    if params.model.pooling == "cls" and len(backbone.above.layers) == 1:
         logger.warning(
-            "model.pooling: 'cls' with an adapter in the last layer only loses quality. Use 'mean', or lower "
-            "model.adapter_drop."
+            "model.pooling: 'cls' with nothing trained below the last layer loses quality. Use 'mean', or %s.",
+            "lower model.adapter_drop" if params.model.sharing == "adapters" else "raise model.tuned_layers",
         )
 
 
@@ -196,7 +232,7 @@ def _splits(
         if split == "train" and params.train.augmentation.copies:
             copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
             row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
-        backbone.cache.fill(row_ids, texts)
+        backbone.fill(row_ids, texts)
         splits[split] = Rows(row_ids, labels)
         if teacher is not None and task in _pupils(params):
             splits[split].teacher = teacher_logits(teacher, task.name, row_ids, texts, cache=cache)
@@ -209,9 +245,11 @@ def _learner(
     splits: Mapping[str, Rows],
     backbone: Backbone,
     first: Mapping[str, Learner] | None = None,
+    *,
+    steps_per_epoch: int,
 ) -> Learner:
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
-    tensors = backbone.pairs.init(task, generator)
+    tensors = backbone.above.init(task, generator)
     if first:
         tensors |= {n: t.cpu() for n, t in first[task.name].best.items() if n.startswith("head.")}
     return Learner(
@@ -221,7 +259,8 @@ def _learner(
         valid=splits["valid"],
         params=params.train,
         learning_rate=params.learning_rate(),
-        undecayed=backbone.pairs.adapter.undecayed,
+        undecayed=() if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.undecayed,
+        steps_per_epoch=steps_per_epoch,
         device=backbone.device,
     )
 

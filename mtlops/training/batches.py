@@ -69,6 +69,40 @@ def plan_epoch(
     return [step for together in rounds for step in _merge(together, lengths)]
 
 
+def plan_rounds(
+    lengths: Mapping[str, NDArray[np.int64]], *, epoch: int, seed: int, batch_size: int, temperature: float = 1.0
+) -> list[dict[str, Rows]]:
+    """Returns the rounds of one epoch: in each, one batch of rows of every task that takes part in it.
+
+    At temperature 1 every row comes exactly once. Above, a task with n batches gets a share of about n^(1/temperature)
+    of as many batches in all: a small task goes through its rows again, a large one through a random part of them. A
+    task's batches are spread evenly over the epoch.
+
+    Shapes: lengths: tokens per row, (N,) for each task.
+
+    Source: Devlin et al. 2019, "Multilingual BERT", README ("exponentially smoothed weighting", n^0.7);
+    Raffel et al. 2020, "T5", section 3.5.2 ("temperature-scaled mixing"), arXiv:1910.10683.
+    """
+    wanted = batches_per_task({task: len(values) for task, values in lengths.items()}, batch_size, temperature)
+    rounds: list[dict[str, Rows]] = [{} for _ in range(max(wanted.values(), default=0))]
+    for task, values in lengths.items():
+        batches: list[_Batch] = []
+        while len(batches) < wanted[task]:
+            again = f"{seed}/{len(batches)}" if batches else seed
+            batches += _task_batches(task, values, epoch, again, batch_size, skip_none)
+        for i, (rows, _) in enumerate(batches[: wanted[task]]):
+            rounds[(2 * i + 1) * len(rounds) // (2 * wanted[task])][task] = rows
+    return rounds
+
+
+def batches_per_task(num_rows: Mapping[str, int], batch_size: int, temperature: float) -> dict[str, int]:
+    """Returns how many batches of each task an epoch of `plan_rounds` has; at least one."""
+    whole = {task: -(-num // batch_size) for task, num in num_rows.items()}
+    shares = {task: num ** (1.0 / temperature) for task, num in whole.items()}
+    scale = sum(whole.values()) / sum(shares.values())
+    return {task: max(1, round(share * scale)) for task, share in shares.items()}
+
+
 def task_seed(*parts: object) -> int:
     """Returns a seed made of names and numbers, the same on every machine."""
     return zlib.crc32("/".join(map(str, parts)).encode())
@@ -77,7 +111,9 @@ def task_seed(*parts: object) -> int:
 _Batch = tuple[Rows, frozenset[int]]
 
 
-def _task_batches(task: str, lengths: NDArray[np.int64], epoch: int, seed: int, size: int, skip: Skip) -> list[_Batch]:
+def _task_batches(
+    task: str, lengths: NDArray[np.int64], epoch: int, seed: object, size: int, skip: Skip
+) -> list[_Batch]:
     random = np.random.default_rng(task_seed(seed, task, epoch))
     order = random.permutation(len(lengths))
     mega = size * _MEGA_BATCH

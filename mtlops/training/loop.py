@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlops.model import multitask
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
-from mtlops.training.batches import Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
+from mtlops.training.batches import Rows, Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
 from mtlops.training.checkpoint import Checkpoint, Position
 from mtlops.training.learner import Learner
 
@@ -40,18 +41,18 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         PlatformError: a checkpoint cannot be written.
     """
     position = checkpoint.restore(learners)
-    clock, skip = _Clock(learners, train), _skip(train, backbone)
+    clock, skip = Clock(learners, train), _skip(train, backbone)
     for epoch in range(position.epoch, train.epochs + 1):
         active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
         if not active:
             break
         steps = plan_epoch(
-            _lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size, skip=skip
+            lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size, skip=skip
         )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
             _take(step, active, backbone)
-            clock.tick(step, learners, epoch=epoch)
+            clock.tick(step.rows, learners, epoch=epoch)
             if clock.checkpoint_is_due():
                 checkpoint.save(learners, Position(epoch, number))
         for learner in active.values():
@@ -121,12 +122,13 @@ def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner
     return torch.cat(masks).to(backbone.device)
 
 
-def _lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, "np.ndarray"]:
-    length = backbone.cache.length
+def lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, NDArray[np.int64]]:
+    """Returns the tokens of each training row, (N,) for each task."""
+    length = backbone.length
     return {t: np.array([length(row_id) for row_id in learner.train.row_ids]) for t, learner in learners.items()}
 
 
-class _Clock:
+class Clock:
     """Counts rows, logs the rate and the time left, and says when a checkpoint is due."""
 
     def __init__(self, learners: Mapping[str, Learner], train: Train) -> None:
@@ -135,10 +137,12 @@ class _Clock:
         self.rows = 0
 
     def seconds(self) -> float:
+        """Returns the time since the start."""
         return time.monotonic() - self._started
 
-    def tick(self, step: Step, learners: Mapping[str, Learner], *, epoch: int) -> None:
-        self.rows += sum(map(len, step.rows.values()))
+    def tick(self, rows: Mapping[str, Rows], learners: Mapping[str, Learner], *, epoch: int) -> None:
+        """Counts the rows of a step, and may log."""
+        self.rows += sum(map(len, rows.values()))
         now = time.monotonic()
         if now - self._logged < _LOG_SECONDS:
             return
@@ -151,6 +155,7 @@ class _Clock:
         )  # fmt: skip
 
     def checkpoint_is_due(self) -> bool:
+        """Says whether enough time has passed since it last said so."""
         now = time.monotonic()
         due = now - self._saved >= self._interval
         self._saved = now if due else self._saved
