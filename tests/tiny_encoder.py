@@ -30,9 +30,9 @@ def write_encoder(folder: Path, *, hidden: int = 16, layers: int = 3, seed: int 
     return folder
 
 
-def write_prepared_encoder(folder: Path, **sizes: int) -> Path:
+def write_prepared_encoder(folder: Path, *, family: str = "bert", **sizes: int) -> Path:
     """Writes the same as `prepare` leaves it: with encoder.json."""
-    write_encoder(folder, **sizes)
+    write_encoder(folder, family=family, **sizes)
     facts = {
         "name": "tiny",
         "requirement": None,
