@@ -239,7 +239,7 @@ def _schema(options: argparse.Namespace) -> None:
 
 def _add_adapters(commands: Any) -> None:
     summary = "exchange adapters with AdapterHub's library: take one there, bring one from there"
-    group = commands.add_parser("adapters", help=summary, description=summary.capitalize() + ".")
+    group = commands.add_parser("adapters", help=summary, description=summary[0].upper() + summary[1:] + ".")
     ways = group.add_subparsers(metavar="export|import", required=True)
     out = _add_command(ways, "export", "write a task's adapter as the library saves adapters", _export_adapter)
     out.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to read")
