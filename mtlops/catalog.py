@@ -33,12 +33,49 @@ class Kind(Entry):
         metrics: `evaluation.metrics.Metrics`: (task, encoded labels, outputs) -> mapping of metric name to value.
         primary: the metric that early stopping and the gate look at; higher is better.
         num_classes: least and most number of classes it accepts; None for a kind without classes.
+        divergence: torch loss against a teacher, (logits (N, C), teacher's logits (N, C), temperature) -> (N,).
+        unsmoothed: why `train.label_smoothing` does not fit; empty where it does.
     """
 
     loss: str = ""
     metrics: str = ""
     primary: str = ""
     num_classes: tuple[int, int] | None = (2, 10_000)
+    divergence: str = "mtlops.model.losses:softmax_divergence"
+    unsmoothed: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterKind(Entry):
+    """A kind of adapter.
+
+    Attributes:
+        learning_rate: peak rate when `train.learning_rate` does not give one.
+    """
+
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class Scheme(Entry):
+    """A way of sharing.
+
+    Attributes:
+        learning_rate: peak rate of the heads when `train.learning_rate` does not give one; None: the adapter's.
+    """
+
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Balancing(Entry):
+    """A way to combine the losses of tasks that train something together.
+
+    Attributes:
+        on_gradients: it compares the tasks' gradients on what they share; the others only weigh losses.
+    """
+
+    on_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,30 +124,79 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     "multilabel": Kind(
         "any number of several classes at once",
         loss="mtlops.model.losses:binary_cross_entropy", metrics="mtlops.evaluation.metrics:multilabel",
-        primary="macro_f1", num_classes=(1, 10_000),
+        primary="macro_f1", num_classes=(1, 10_000), divergence="mtlops.model.losses:sigmoid_divergence",
     ),
     "ordinal": Kind(
         "exactly one of several classes that have an order, the lowest first",
         loss="mtlops.model.losses:ordinal_cross_entropy", metrics="mtlops.evaluation.metrics:ordinal",
-        primary="quadratic_kappa", num_classes=(3, 10_000),
+        primary="quadratic_kappa", num_classes=(3, 10_000), unsmoothed="ordinal targets are soft by rank already",
     ),
     "regression": Kind(
         "a number",
         loss="mtlops.model.losses:squared_error", metrics="mtlops.evaluation.metrics:regression",
-        primary="r2", num_classes=None,
+        primary="r2", num_classes=None, divergence="mtlops.model.losses:squared_difference",
+        unsmoothed="a number has no classes",
     ),
 })  # fmt: skip
 
-SHARING: Mapping[str, Entry] = MappingProxyType(
+_HEAD_RATE = 1e-3
+
+SHARING: Mapping[str, Scheme] = MappingProxyType({
+    "adapters": Scheme("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
+    "hard": Scheme("one trunk whose top layers all tasks train together, one head per task (Caruana 1997)",
+                   "mtlops.model.sharing.hard:Hard", learning_rate=_HEAD_RATE),
+    "soft": Scheme("every task has its own copy of the top layers, and the copies are tied", learning_rate=_HEAD_RATE),
+    "hierarchical": Scheme("like hard, with tasks that end at different layers (Søgaard and Goldberg 2016)",
+                           "mtlops.model.sharing.hierarchical:Hierarchical", learning_rate=_HEAD_RATE),
+})  # fmt: skip
+
+SOFT: Mapping[str, Entry] = MappingProxyType({
+    "l2": Entry("the squared distance of every two tasks' layers is a loss (Duong et al. 2015)",
+                "mtlops.model.sharing.soft:L2"),
+    "cross-stitch": Entry("after each layer every task goes on with a learned mixture of all (Misra et al. 2016)",
+                          "mtlops.model.sharing.soft:CrossStitch"),
+})  # fmt: skip
+
+BALANCERS: Mapping[str, Balancing] = MappingProxyType({
+    "equal": Balancing("the sum of the tasks' losses", "mtlops.training.balancing:Equal"),
+    "uncertainty": Balancing("losses divided by learned variances (Kendall et al. 2018)",
+                             "mtlops.training.balancing:Uncertainty"),
+    "dwa": Balancing("more weight for losses that fall slowly: dynamic weight average (Liu et al. 2019)",
+                     "mtlops.training.balancing:DynamicWeightAverage"),
+    "gradnorm": Balancing("weights learned so that all tasks train at similar rates (Chen et al. 2018)",
+                          "mtlops.training.balancing:GradNorm", on_gradients=True),
+    "pcgrad": Balancing("each task's gradient loses what opposes another's (Yu et al. 2020)",
+                        "mtlops.training.balancing:PCGrad", on_gradients=True),
+    "cagrad": Balancing("the mean gradient, bent so that the worst-off task gains most (Liu et al. 2021)",
+                        "mtlops.training.balancing:CAGrad", on_gradients=True),
+})  # fmt: skip
+
+ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
+    "pfeiffer": AdapterKind("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
+                      "mtlops.model.adapters.pfeiffer:Pfeiffer"),
+    "houlsby": AdapterKind("two bottlenecks a layer: after attention, after feed-forward (Houlsby et al. 2019)",
+                     "mtlops.model.adapters.houlsby:Houlsby"),
+    "parallel": AdapterKind("one scaled bottleneck beside each feed-forward block (He et al. 2022)",
+                      "mtlops.model.adapters.parallel:Parallel"),
+    "lora": AdapterKind("low-rank changes of queries and values (Hu et al. 2022)", "mtlops.model.adapters.lora:Lora"),
+    "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
+                    "mtlops.model.adapters.prefix:Prefix"),
+    "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
+                 "mtlops.model.adapters.ia3:Ia3"),
+    "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
+    "fusion": AdapterKind("each task listens to the adapters of all tasks, in a second stage (Pfeiffer et al. 2021)",
+                          "mtlops.model.adapters.fusion:Fusion"),
+    "masked": AdapterKind("pfeiffer whose units are masked in training and predicted by a head that is then dropped",
+                    "mtlops.model.adapters.masked:Masked"),
+})  # fmt: skip
+
+SCHEDULES: Mapping[str, Entry] = MappingProxyType(
     {
-        "adapters": Entry("frozen trunk, one adapter and one head per task; tasks can be retrained one at a time"),
+        "linear": Entry("falls evenly to 0 at the last step", "mtlops.training.schedules:linear"),
+        "cosine": Entry("falls to 0 along half a cosine", "mtlops.training.schedules:cosine"),
+        "constant": Entry("stays at the peak", "mtlops.training.schedules:constant"),
     }
 )
-
-ADAPTERS: Mapping[str, Entry] = MappingProxyType({
-    "pfeiffer": Entry("one bottleneck after each feed-forward block (Pfeiffer et al. 2021)",
-                      "mtlops.model.adapters.pfeiffer:Pfeiffer"),
-})  # fmt: skip
 
 POOLINGS: Mapping[str, Entry] = MappingProxyType(
     {

@@ -20,6 +20,7 @@ from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
 if TYPE_CHECKING:
+    from mtlops.model.adapterhub import Moved
     from mtlops.params import Params
 
 _INTERRUPTED = 130
@@ -58,6 +59,11 @@ STEPS: Mapping[str, StepCommand] = MappingProxyType({
     "train": StepCommand(
         "train one adapter and head per task on the frozen trunk", "mtlops.steps.train:train",
         {"prepared": _PREPARED, "encoder": _ENCODER, "out": _TRAINED, "cache": _CACHE, "report": _REPORT},
+    ),
+    "prune": StepCommand(
+        "remove the least important units of trained adapters, and say what it costs", "mtlops.steps.prune:prune",
+        {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "out": "folder of the pruned model",
+         "cache": _CACHE, "report": _REPORT},
     ),
     "evaluate": StepCommand(
         "measure every task beside its baselines and decide: PROMOTE, HOLD or REJECT",
@@ -108,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_registry.add_commands(commands, _add_command)
     _add_summary(commands)
     _add_schema(commands)
+    _add_adapters(commands)
     return parser
 
 
@@ -128,6 +135,8 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
     command.add_argument("--tasks", default="", metavar="A,B", help="act as if the suite had only these tasks")
     for option, meaning in step.paths.items():
         command.add_argument(f"--{option}", type=Path, default=None, metavar="PATH", help=meaning)
+    if name == "prune":
+        command.add_argument("--keep", type=float, default=0.5, metavar="SHARE", help="share of units that stays")
     if name == "evaluate":
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
         command.add_argument(
@@ -145,7 +154,8 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
         from mtlops.registry import registry_url
 
         paths["registry"] = registry_url(options.registry, beside=options.params)
-    result = load(step.code)(params, **paths)
+    more = {"keep": options.keep} if name == "prune" else {}
+    result = load(step.code)(params, **paths, **more)
     if options.json:
         print(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
     if name == "evaluate" and options.exit_code and result.verdict != "PROMOTE":
@@ -217,8 +227,47 @@ def _schema(options: argparse.Namespace) -> None:
     print(markdown() if options.markdown else schema())
 
 
+def _add_adapters(commands: Any) -> None:
+    summary = "exchange adapters with AdapterHub's library: take one there, bring one from there"
+    group = commands.add_parser("adapters", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    ways = group.add_subparsers(metavar="export|import", required=True)
+    out = _add_command(ways, "export", "write a task's adapter as the library saves adapters", _export_adapter)
+    out.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to read")
+    out.add_argument("--task", required=True, metavar="NAME", help="task to take along")
+    out.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    out.add_argument("--safetensors", action="store_true", help="write safetensors, not files of torch.save")
+    back = _add_command(ways, "import", "put an adapter of the library in the place of a task's", _import_adapter)
+    back.add_argument("folder", type=Path, help="folder that the library's save_adapter wrote")
+    back.add_argument("--task", required=True, metavar="NAME", help="task that gets it")
+    back.add_argument("--trained", type=Path, default=Path("models/trained"), metavar="DIR", help=_TRAINED)
+    back.add_argument("--encoder", type=Path, default=Path("data/encoder"), metavar="DIR", help=_ENCODER)
+
+
+def _export_adapter(options: argparse.Namespace) -> None:
+    from mtlops.bundle import Bundle
+    from mtlops.model.adapterhub import export_adapter
+
+    bundle = Bundle.open(options.bundle)
+    _print_moved(export_adapter(bundle, options.task, options.to, safetensors=options.safetensors), options)
+
+
+def _import_adapter(options: argparse.Namespace) -> None:
+    from mtlops.model.adapterhub import import_adapter
+
+    moved = import_adapter(options.folder, options.task, trained=options.trained, encoder=options.encoder)
+    _print_moved(moved, options)
+
+
+def _print_moved(moved: "Moved", options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(dataclasses.asdict(moved)))
+        return
+    head = "with its head" if moved.head else f"without its head: {moved.remark}"
+    print(f"{moved.path}: the {moved.adapter} adapter of task {moved.task}, {head}")
+
+
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:
-    known = [*STEPS, *cli_registry.COMMANDS, "predict", "summary", "schema"]
+    known = [*STEPS, *cli_registry.COMMANDS, "predict", "summary", "schema", "adapters"]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 

@@ -164,7 +164,11 @@ class Encoder(_Section):
     """The shared pretrained encoder."""
 
     source: str = "all-minilm-l6-v2"
-    """Name of a built-in encoder, or a folder with config.json, model.safetensors and tokenizer.json."""
+    """Name of a built-in encoder, a folder with config.json, model.safetensors and tokenizer.json, or
+    `organisation/name` of the Hugging Face hub: of family BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT or
+    ELECTRA."""
+    revision: str | None = None
+    """Commit of an encoder of the hub: 40 hex digits."""
     max_tokens: int = Field(64, ge=8, le=512)
     """Longer texts are cut to this many tokens, special tokens included."""
 
@@ -173,11 +177,36 @@ class Model(_Section):
     """What is trained on top of the encoder."""
 
     sharing: Annotated[str, _choice(catalog.SHARING)] = _choice_field(catalog.SHARING, "adapters")
-    """How tasks share the encoder."""
+    """How tasks share the encoder. All keys with `adapter` in their names, and those that describe an adapter, are
+    for `adapters`."""
+    tuned_layers: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    """The top layers that the tasks train together, a number or `all`; none means half. `hard`, `soft` and
+    `hierarchical`; with 0 `hard` trains heads alone."""
+    tune_embeddings: bool = False
+    """Trains the embeddings too, with `tuned_layers: all`: `hard` and `hierarchical`. Nothing is cached then."""
+    depths: dict[Name, int] = {}
+    """How many of the encoder's layers a task goes through, in `hierarchical`; all for a task that is not named."""
+    successive_weight: float = Field(0.0, ge=0)
+    """Weight of the squared change of what is trained together since the last epoch, in `hierarchical` (Hashimoto
+    et al. 2017, section 2.6: 0.01)."""
+    soft: Annotated[str, _choice(catalog.SOFT)] = _choice_field(catalog.SOFT, "l2")
+    """How the tasks' layers are tied in `soft`."""
+    soft_weight: float = Field(0.01, ge=0)
+    """Weight of the squared distances of every two tasks' layers: `soft: l2`."""
     adapter: Annotated[str, _choice(catalog.ADAPTERS)] = _choice_field(catalog.ADAPTERS, "pfeiffer")
     """Kind of adapter."""
-    bottleneck: int = Field(24, ge=1, le=1024)
-    """Width of an adapter's bottleneck."""
+    bottleneck: int | None = Field(None, ge=1, le=1024)
+    """Width of an adapter's bottleneck, or rank of a LoRA; none takes the kind's own: a part of the hidden size."""
+    scaling: float | None = Field(None, gt=0)
+    """Factor of what a `parallel`, `mam` or `lora` adapter adds; none takes the kind's own."""
+    prefix_length: int = Field(30, ge=1, le=256)
+    """Learned positions in front of every text: `prefix` and `mam`."""
+    fusion_keep: int = Field(0, ge=0)
+    """Sources that each layer of a `fusion` keeps, the most important ones of each task; 0 keeps all."""
+    mask_rate: float = Field(0.15, gt=0, lt=1)
+    """Share of a `masked` adapter's units that training masks."""
+    mask_weight: float = Field(0.1, ge=0)
+    """Weight of the mask prediction in the loss of a `masked` adapter."""
     adapter_drop: int = Field(3, ge=0)
     """The lowest layers that carry no adapter (AdapterDrop, Rücklé et al. 2021): shared by all tasks and
     computed once per row."""
@@ -185,6 +214,47 @@ class Model(_Section):
     """How a text's token vectors become one vector."""
     head_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout before the head, in training."""
+
+    @property
+    def shares_weights(self) -> bool:
+        """Some weights are trained on several tasks."""
+        return self.sharing != "adapters" and self.tuned_layers != 0
+
+    @model_validator(mode="after")
+    def _keys_fit_sharing(self) -> Self:
+        owners = {
+            "tuned_layers": ("hard", "soft", "hierarchical"),
+            "tune_embeddings": ("hard", "hierarchical"),
+            "depths": ("hierarchical",),
+            "successive_weight": ("hierarchical",),
+        }
+        for key, wanted in owners.items():
+            if getattr(self, key) != Model.model_fields[key].default and self.sharing not in wanted:
+                words = " or ".join(map(repr, wanted))
+                raise ValueError(f"{key} is for sharing {words}, not {self.sharing!r}. Remove it.")
+        if self.tune_embeddings and self.tuned_layers != "all":
+            raise ValueError("tune_embeddings needs `tuned_layers: all`: what lies above must learn too. Give both.")
+        for task, depth in self.depths.items():
+            if depth < 1:
+                raise ValueError(f"depths.{task}: {depth}; a task goes through at least 1 layer.")
+        return self
+
+
+class Augmentation(_Section):
+    """Changed copies of training rows, with the same labels; never of validation or test rows."""
+
+    copies: int = Field(0, ge=0, le=20)
+    """Changed copies of each training row; each is computed and cached like a row of its own."""
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a copy's words that are left out; at least one stays (Wei and Zou 2019)."""
+    word_swap: int = Field(0, ge=0)
+    """How often two random words of a copy change places."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if bool(self.copies) != bool(self.word_dropout or self.word_swap):
+            raise ValueError("copies come with `word_dropout` or `word_swap`, and those need `copies`. Give both.")
+        return self
 
 
 class Train(_Section):
@@ -196,12 +266,54 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
+    heads on a trained trunk."""
+    trunk_learning_rate: float = Field(5e-5, gt=0)
+    """The same for layers of the trunk, where `model.sharing` trains them."""
+    stitch_learning_rate: float = Field(1e-2, gt=0)
+    """The same for cross-stitch units; Misra et al. 2016 take 100 to 1000 times the rate of the layers."""
+    balancing: Annotated[str, _choice(catalog.BALANCERS)] = _choice_field(catalog.BALANCERS, "equal")
+    """How the losses of the tasks are combined, where they train weights together."""
+    balancing_learning_rate: float = Field(0.01, gt=0)
+    """Learning rate of the weights that `uncertainty` and `gradnorm` learn."""
+    gradnorm_alpha: float = Field(1.5, ge=0)
+    """How strongly `gradnorm` pulls the tasks to one training rate (Chen et al. 2018, equation 2)."""
+    dwa_temperature: float = Field(2.0, gt=0)
+    """Softness of the weights of `dwa` (Liu et al. 2019, equation 7); more makes them more equal."""
+    cagrad_c: float = Field(0.5, ge=0, lt=1)
+    """How far `cagrad` may leave the mean gradient; 0 is the mean (Liu et al. 2021, equation 1)."""
+    sampling_temperature: float = Field(1.0, ge=1)
+    """T of the share n^(1/T) of a round that a task with n batches gets, where tasks train weights together: 1 takes
+    every row once an epoch, more takes small tasks oftener and large ones less (Devlin et al. 2019)."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     warmup_share: float = Field(0.06, ge=0, lt=1)
-    """Share of a task's steps in which the rate rises from 0; then it falls linearly to 0."""
+    """Share of a task's steps in which the rate rises from 0; then `schedule` takes over."""
+    schedule: Annotated[str, _choice(catalog.SCHEDULES)] = _choice_field(catalog.SCHEDULES, "linear")
+    """What the rate does after warm-up."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from each trained layer to the one below; the top layer and heads learn at
+    the full rate (Howard and Ruder 2018)."""
+    unfreeze: Literal["none", "gradual"] = "none"
+    """`gradual` trains in epoch e the top e of the trained layers only (Howard and Ruder 2018): give at least as
+    many epochs as there are layers, and a `patience` that lasts until all take part."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of a target that is spread over all classes; ordinal and regression tasks do not use it."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each class inversely to how often training rows have it."""
+    augmentation: Augmentation = Augmentation()
+    """Changed copies of training rows."""
+    teacher: str | None = None
+    """Folder of a bundle to learn from, beside the labels (knowledge distillation, Hinton et al. 2015); it needs the
+    same tasks with the same classes. DVC does not watch it, and every run overwrites models/candidate: keep it
+    elsewhere."""
+    distil_weight: float = Field(0.5, gt=0, le=1)
+    """Weight of the teacher's answers in the loss; labels have the rest."""
+    distil_temperature: float = Field(2.0, gt=0)
+    """Divides the logits of teacher and student before they are compared; more shows the smaller probabilities."""
+    distil_tasks: list[str] | None = None
+    """Tasks that learn from the teacher; none means all."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of one task's gradient."""
     thresholds: Literal["fixed", "fitted"] = "fixed"
@@ -214,6 +326,12 @@ class Train(_Section):
     """CPU threads; 0 takes one per core. Another number may change the last bits of the weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one."""
+    adapter_drop: Literal["fixed", "robust", "stochastic"] = "fixed"
+    """`fixed` trains every adapted layer in every step. `robust` draws for each batch how many of the lowest
+    adapters to leave out, so that the result serves any number (Rücklé et al. 2021, section 3). `stochastic`
+    leaves out each layer's adapter with probability `adapter_drop_rate`."""
+    adapter_drop_rate: float = Field(0.1, ge=0, lt=1)
+    """See `adapter_drop`."""
     checkpoint_seconds: float = Field(20.0, gt=0)
     """A killed run loses at most this much work."""
 
@@ -320,9 +438,31 @@ class Params(_Section):
         mentioned = [(f"gates.floor.{t}", t) for t in self.gates.floor]
         mentioned += [(f"gates.seed_noise.{t}", t) for t in self.gates.seed_noise]
         mentioned += [(f"data.windows.{w}.tasks", t) for w, window in self.data.windows.items() for t in window.tasks]
+        mentioned += [("train.distil_tasks", t) for t in self.train.distil_tasks or ()]
+        mentioned += [(f"model.depths.{t}", t) for t in self.model.depths]
         for where, task in mentioned:
             if task not in tasks:
                 raise ValueError(f"{where}: no task {task!r} in suite.tasks. {suggest(task, tasks)}")
+        return self
+
+    @model_validator(mode="after")
+    def _balancing_has_something_to_balance(self) -> Self:
+        train, model = self.train, self.model
+        if not model.shares_weights and (train.balancing != "equal" or train.sampling_temperature != 1.0):
+            key = "balancing" if train.balancing != "equal" else "sampling_temperature"
+            where = f"model.sharing {model.sharing!r}" + " and no tuned layer" * (model.tuned_layers == 0)
+            raise ValueError(
+                f"train.{key}: with {where} no weight is trained on more than one task, so there is nothing to "
+                f"balance. Remove it, or share layers (model.sharing: hard, soft or hierarchical)."
+            )
+        if model.sharing == "soft" and model.soft == "l2" and catalog.BALANCERS[train.balancing].on_gradients:
+            raise ValueError(
+                f"train.balancing: {train.balancing!r} compares the tasks' gradients on the same weights, but under "
+                f"soft sharing with 'l2' each task has its own. Use 'equal', 'uncertainty' or 'dwa', or model.soft: "
+                f"cross-stitch."
+            )
+        if model.sharing != "adapters" and train.adapter_drop != "fixed":
+            raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
         return self
 
     def tasks(self) -> tuple[Task, ...]:
@@ -331,6 +471,11 @@ class Params(_Section):
             Task(name=name, kind=spec.kind, classes=tuple(spec.classes), range=spec.range)
             for name, spec in self.suite.tasks.items()
         )
+
+    def learning_rate(self) -> float:
+        """Returns the peak learning rate of a task's own tensors: the one given, else the sharing's or adapter's."""
+        own = catalog.SHARING[self.model.sharing].learning_rate or catalog.ADAPTERS[self.model.adapter].learning_rate
+        return self.train.learning_rate or own
 
     def inputs(self, task: str) -> Inputs:
         """Returns the input columns of a task's source."""
@@ -354,6 +499,9 @@ class Params(_Section):
         value["suite"]["tasks"] = {t: v for t, v in value["suite"]["tasks"].items() if t in names}
         for of_tasks in ("floor", "seed_noise"):
             value["gates"][of_tasks] = {t: v for t, v in value["gates"][of_tasks].items() if t in names}
+        value["model"]["depths"] = {t: v for t, v in value["model"]["depths"].items() if t in names}
+        if self.train.distil_tasks is not None:
+            value["train"]["distil_tasks"] = [t for t in self.train.distil_tasks if t in names]
         for window in value["data"]["windows"].values():
             window["tasks"] = [t for t in window["tasks"] if t in names]
         value["data"]["windows"] = {w: v for w, v in value["data"]["windows"].items() if v["tasks"]}

@@ -15,6 +15,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Adapters (`model.adapter`)": catalog.ADAPTERS,
     "Poolings (`model.pooling`)": catalog.POOLINGS,
     "Drift tests (`drift.columns.<column>`)": catalog.DRIFT,
+    "Schedules of the learning rate (`train.schedule`)": catalog.SCHEDULES,
 }
 
 
@@ -42,6 +43,7 @@ def _sections(root: Mapping[str, Any]) -> Iterator[str]:
         "Inputs": "suite.inputs",
         "Data": "data",
         "Window": "data.windows.<window>",
+        "Augmentation": "train.augmentation",
     }
     paths |= {name.capitalize(): name for name in root["properties"]}
     for name, path in paths.items():

@@ -14,6 +14,9 @@ from mtlops.errors import ArtefactError
 class Tokenizer:
     """The encoder's own tokenizer, with our truncation and no padding of its own.
 
+    Attributes:
+        pad_id: the padding token's id, as `prepare` wrote it; 0 in a file that does not say it.
+
     Args:
         path: a `tokenizer.json` of Hugging Face tokenizers.
         max_tokens: longer texts are cut to this many tokens, special tokens included.
@@ -27,6 +30,7 @@ class Tokenizer:
             self._tokenizer = FastTokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every fault
             raise ArtefactError(f"{path}: is not a readable tokenizer ({error}). Make it again.") from None
+        self.pad_id: int = (self._tokenizer.padding or {"pad_id": 0})["pad_id"]
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
 
@@ -44,10 +48,12 @@ class Tokenizer:
         return np.asarray([e.ids.count(unknown) / max(len(e.ids), 1) for e in encoded], dtype=np.float64)
 
 
-def pad(ids: Sequence[Sequence[int]], *, length: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns (input_ids, attention_mask), both (B, S) int64, S the longest row or `length`; padding is 0."""
+def pad(
+    ids: Sequence[Sequence[int]], *, pad_id: int = 0, length: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns (input_ids, attention_mask), both (B, S) int64, S the longest row or `length`; padded with `pad_id`."""
     longest = length or max(map(len, ids))
-    input_ids = np.zeros((len(ids), longest), dtype=np.int64)
+    input_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(ids), longest), dtype=np.int64)
     for row, tokens in enumerate(ids):
         input_ids[row, : len(tokens)] = tokens

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mtlops import catalog
 from mtlops.params import Params
 
 _LIMITS = (
@@ -34,10 +35,16 @@ def write_card(
 
 def _what_it_is(params: Params, encoder: Mapping[str, Any]) -> str:
     model = params.model
+    if model.sharing != "adapters":
+        return (
+            f"{len(params.suite.tasks)} tasks on one encoder ({encoder['name']}, licence {encoder['licence']}). "
+            f"Sharing: {model.sharing}, {catalog.SHARING[model.sharing].summary}. "
+            f"Texts are cut to {params.encoder.max_tokens} tokens."
+        )
     return (
         f"{len(params.suite.tasks)} tasks on one frozen encoder ({encoder['name']}, licence {encoder['licence']}). "
-        f"Each task has its own {model.adapter} adapters (bottleneck {model.bottleneck}, none in the lowest "
-        f"{model.adapter_drop} layers) and head. Texts are cut to {params.encoder.max_tokens} tokens."
+        f"Each task has its own {model.adapter} adapters (none in the lowest {model.adapter_drop} layers) and head. "
+        f"Texts are cut to {params.encoder.max_tokens} tokens."
     )
 
 

@@ -3,6 +3,7 @@
 Shape suffixes: B rows, S tokens, P pairs, T tasks, C widest task's outputs.
 """
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ from torch import Tensor, nn
 
 from mtlops.files import atomic_path
 from mtlops.model import multitask
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.encoders import Trunk
-from mtlops.model.multitask import PairModel, Tensors
+from mtlops.model.multitask import PairModel
 
 if TYPE_CHECKING:
     import onnx
+
+_PAGE = 4096
+_LARGE = 1 << 14
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
 
@@ -47,17 +52,25 @@ class PairsGraph(nn.Module):
 
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
         """
-        sum_BSH = self.trunk(input_ids, attention_mask, depth=self.pairs.cut)
+        state_BSV = self.trunk(input_ids, attention_mask, depth=self.pairs.depth, cut=self.pairs.cut)
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
-        pooled = self.pairs(sum_BSH.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
+        pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
         return multitask.logits(pooled, picked)
 
 
-def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
+def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
     """Writes the graph as ONNX, all dimensions dynamic, no trace of this machine in it; returns its number of nodes.
 
-    The same graph gives the same bytes.
+    The trunk's large tensors go into `<path>.data` beside it, as ONNX external data, so that a new adapter makes a new
+    graph of some hundred kilobytes and leaves those bytes alone. The same graph gives the same bytes.
+
+    Args:
+        graph: the whole model: a `PairsGraph`, or a `rows.RowsGraph`.
+        path: of the graph.
+        opset: ONNX operator set.
+        weights: external data of another graph of this model in the same folder: what lies there is used, and no
+            file of its own is written.
     """
     rows, tokens, pairs = (torch.export.Dim(name, min=1) for name in ("rows", "tokens", "pairs"))
     with _quiet_exporter():
@@ -74,6 +87,10 @@ def write_onnx(graph: PairsGraph, path: Path, *, opset: int) -> int:
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    if weights is None:
+        weights = path.with_name(f"{path.name}.data")
+        _write_weights(proto, weights)
+    _move_out(proto, weights)
     with atomic_path(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
     return len(proto.graph.node)
@@ -94,21 +111,73 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _write_weights(proto: "onnx.ModelProto", path: Path) -> None:
+    """Writes the trunk's large tensors one after the other, each at the start of a page so that it can be mapped."""
+    with atomic_path(path) as part, part.open("wb") as file:
+        for tensor in _large(proto):
+            file.write(bytes(-file.tell() % _PAGE))
+            file.write(tensor.raw_data)
+
+
+def _move_out(proto: "onnx.ModelProto", path: Path) -> None:
+    """Replaces large tensors by where their bytes lie in the file of weights, if they do."""
+    content, found = path.read_bytes(), {}
+    start = 0
+    for tensor in _large(proto):
+        size = len(tensor.raw_data)
+        digest = hashlib.sha256(tensor.raw_data).digest()
+        if digest not in found:
+            at = content.find(tensor.raw_data, start)
+            found[digest] = at if at >= 0 else content.find(tensor.raw_data)
+        offset = found[digest]
+        if offset < 0:
+            continue
+        start = offset + size
+        tensor.ClearField("raw_data")
+        tensor.data_location = tensor.EXTERNAL
+        for key, value in (("location", path.name), ("offset", offset), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
+    """The trunk's tensors that are worth a place of their own; adapters and heads stay in the graph."""
+    tensors = proto.graph.initializer
+    return [t for t in tensors if not t.name.startswith("bank.") and len(t.raw_data) >= _LARGE]
+
+
 def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ids = torch.ones(2, 7, dtype=torch.int64)
     return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0])
 
 
 def _strip(proto: "onnx.ModelProto") -> None:
-    """Removes what the exporter notes for debugging: source paths, stack traces, intermediate shapes."""
+    """Removes what the exporter notes for debugging (source paths, stack traces, shapes) and constants nobody reads."""
     del proto.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
-    proto.doc_string = proto.graph.doc_string = ""
-    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    for node in nodes:
+    proto.doc_string = ""
+    graphs = list(_graphs(proto.graph))
+    for graph in graphs:
+        del graph.metadata_props[:]
+        del graph.value_info[:]
+        graph.doc_string = ""
+        for value in [*graph.input, *graph.output, *graph.initializer]:
+            del value.metadata_props[:]
+            value.doc_string = ""
+    for node in [*(n for graph in graphs for n in graph.node), *(n for f in proto.functions for n in f.node)]:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
-        del value.metadata_props[:]
-        value.doc_string = ""
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    read |= {value.name for graph in graphs for value in graph.output}
+    for graph in graphs:
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        if len(kept) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+
+
+def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
+    """The graph and all that lie in its nodes, as the branches of an `If` do."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)

@@ -8,6 +8,7 @@ import torch
 
 from mtlops.errors import ArtefactError
 from mtlops.export.graph import INPUTS, PairsGraph
+from mtlops.export.rows import RowsGraph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,7 +27,7 @@ class Parity:
     max_error: float
 
 
-def measure(graph: PairsGraph, session: "onnxruntime.InferenceSession", *, num_tasks: int) -> list[Parity]:
+def measure(graph: PairsGraph | RowsGraph, session: "onnxruntime.InferenceSession", *, num_tasks: int) -> list[Parity]:
     """Returns the differences between a session and the PyTorch graph on random inputs of all `SHAPES`."""
     random = np.random.default_rng(0)
     return [_measure(graph, session, shape, num_tasks, random) for shape in SHAPES]
@@ -48,7 +49,7 @@ def check(parities: list[Parity], *, tolerance: float) -> float:
 
 
 def _measure(
-    graph: PairsGraph,
+    graph: PairsGraph | RowsGraph,
     session: "onnxruntime.InferenceSession",
     shape: tuple[int, int, int],
     num_tasks: int,

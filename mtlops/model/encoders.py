@@ -3,60 +3,44 @@
 Shape suffixes: B rows, P (row, task) pairs, S tokens, H hidden, A attention heads, D = H / A.
 """
 
-import json
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
+from mtlops.files import atomic_path
+from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
+from mtlops.params import Model
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class TrunkConfig:
-    """Sizes of a BERT-family encoder, as its config.json names them."""
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
-
-    @classmethod
-    def read(cls, path: Path) -> "TrunkConfig":
-        """Returns the sizes in a config.json.
-
-        Raises:
-            ArtefactError: the file is missing, is not of a BERT encoder, or lacks a size.
-        """
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value.get("model_type") != "bert" or value.get("hidden_act", "gelu") != "gelu":
-                raise ArtefactError(
-                    f"{path}: model_type is {value.get('model_type')!r} with activation {value.get('hidden_act')!r}; "
-                    f"only 'bert' with 'gelu' can be a trunk. Choose another encoder.source."
-                )
-            return cls(**{name: value[name] for name in cls.__dataclass_fields__})
-        except (OSError, json.JSONDecodeError, KeyError) as error:
-            raise ArtefactError(f"{path}: is not the config.json of a BERT encoder ({error!r}).") from None
+_UNADAPTED = Adapter(Sizes(hidden=1, feed_forward=1), (), Model())
 
 
 class Layer(nn.Module):
-    """One transformer block, stopped just before its last layer norm: that is where an adapter sits."""
+    """One transformer block, in two parts: up to a cut, which all tasks share, and from there on."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.num_heads = config.num_attention_heads
+        self.activation = _ACTIVATIONS[config.activation]
         self.query = nn.Linear(hidden, hidden)
         self.key = nn.Linear(hidden, hidden)
         self.value = nn.Linear(hidden, hidden)
@@ -66,26 +50,69 @@ class Layer(nn.Module):
         self.output = nn.Linear(config.intermediate_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
 
-    def forward(self, x_BSH: Tensor, bias_B11S: Tensor, *, first_token_only: bool = False) -> Tensor:
-        """Returns f + x, the feed-forward output plus its input, before the last layer norm.
+    def forward(self, x_BSH: Tensor, mask_BS: Tensor, *, first_token_only: bool = False) -> Tensor:
+        """Returns the layer's output without an adapter: (B, S, H), or (B, 1, H) with `first_token_only`."""
+        return self.resume(x_BSH, mask_BS, cut=Cut.INPUT, first_token_only=first_token_only)
 
-        Shapes: (B, S, H), or (B, 1, H) with `first_token_only`: then the other tokens are keys and values only.
+    def until(self, cut: Cut, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns what lies at the cut: (B, S, H times `cut.vectors`), without an adapter."""
+        if cut is Cut.INPUT:
+            return x_BSH
+        a_BSH = self._attend(x_BSH, x_BSH, LayerTensors({}, mask_BS, []), _UNADAPTED)
+        if cut is Cut.ATTENTION:
+            return torch.cat([a_BSH, x_BSH], dim=-1)
+        sum_BSH, x_BSH = self._feed(a_BSH, x_BSH, LayerTensors({}, mask_BS, []), _UNADAPTED)
+        return sum_BSH if cut is Cut.SUM else torch.cat([sum_BSH, x_BSH], dim=-1)
+
+    def resume(
+        self,
+        state_PSV: Tensor,
+        mask_PS: Tensor,
+        *,
+        cut: Cut,
+        adapter: Adapter = _UNADAPTED,
+        at: LayerTensors | None = None,
+        first_token_only: bool = False,
+    ) -> Tensor:
+        """Returns the layer's output (P, S, H), or (P, 1, H) with `first_token_only`.
+
+        Args:
+            state_PSV: what `until` returned at the same cut.
+            mask_PS: 1 for tokens, 0 for padding.
+            cut: where the state was taken.
+            adapter: what changes the layer; by default nothing does.
+            at: the adapter's tensors of this layer.
+            first_token_only: the other tokens are keys and values only.
         """
-        query_BTH = x_BSH[:, :1] if first_token_only else x_BSH
-        attended = self.attention_output(self._attention(query_BTH, x_BSH, bias_B11S))
-        x = self.attention_norm(attended + query_BTH)
-        fed: Tensor = self.output(functional.gelu(self.intermediate(x)))
-        pre_norm: Tensor = fed + x
-        return pre_norm
+        at = at or LayerTensors({}, mask_PS, [])
+        if cut is Cut.INPUT:
+            x = state_PSV[:, :1] if first_token_only else state_PSV
+            a = self._attend(x, state_PSV, at, adapter)
+        else:
+            state = state_PSV[:, :1] if first_token_only else state_PSV
+            a, x = state.chunk(2, dim=-1) if cut.vectors == 2 else (state, state)
+        if cut in (Cut.INPUT, Cut.ATTENTION):
+            a, x = self._feed(adapter.attended(a, at), x, at, adapter)
+        return adapter.output(a, None if cut is Cut.SUM else x, self.norm, at)
 
-    def _attention(self, query_BTH: Tensor, x_BSH: Tensor, bias_B11S: Tensor) -> Tensor:
-        q = self._split(self.query(query_BTH))
-        k = self._split(self.key(x_BSH))
-        v = self._split(self.value(x_BSH))
-        scores_BATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias_B11S
-        context_BATD = torch.softmax(scores_BATS, dim=-1) @ v
-        merged: Tensor = context_BATD.transpose(1, 2).flatten(2)
+    def _attend(self, query_PTH: Tensor, x_PSH: Tensor, at: LayerTensors, adapter: Adapter) -> Tensor:
+        """The attention block's output a (P, T, H), before its residual."""
+        query = adapter.projected("query", query_PTH, self.query(query_PTH), at)
+        key = adapter.projected("key", x_PSH, self.key(x_PSH), at)
+        value = adapter.projected("value", x_PSH, self.value(x_PSH), at)
+        key, value = adapter.prefixed(key, value, at)
+        mask_PS = functional.pad(at.mask_PS, (n, 0), value=1) if (n := adapter.num_prefixed) else at.mask_PS
+        q, k, v = self._split(query), self._split(key), self._split(value)
+        scores_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + attention_bias(mask_PS)
+        context_PATD = torch.softmax(scores_PATS, dim=-1) @ v
+        merged: Tensor = self.attention_output(context_PATD.transpose(1, 2).flatten(2))
         return merged
+
+    def _feed(self, a_PTH: Tensor, x_PTH: Tensor, at: LayerTensors, adapter: Adapter) -> tuple[Tensor, Tensor]:
+        """The feed-forward block's f + x and its input x, before the last norm."""
+        x = self.attention_norm(a_PTH + x_PTH)
+        fed: Tensor = self.output(self.activation(adapter.expanded(self.intermediate(x), at)))
+        return fed + x, x
 
     def _split(self, x_BSH: Tensor) -> Tensor:
         heads: Tensor = x_BSH.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -93,18 +120,20 @@ class Layer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """A frozen BERT-family encoder.
+    """A frozen encoder of one of `data.families.FAMILIES`.
 
-    Agrees with `transformers.BertModel` without its pooler to float rounding (tested).
+    Agrees with the family's model in `transformers`, without its pooler, to float rounding (tested).
     """
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.embeddings_project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.eval().requires_grad_(False)
 
@@ -113,19 +142,38 @@ class Trunk(nn.Module):
         """The layers from the lowest up."""
         return cast(list[Layer], list(self.layers))
 
-    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int) -> Tensor:
-        """Returns the pre-norm output f + x of layer `depth`: what tasks share when no layer below has an adapter.
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes of a layer."""
+        return Sizes(hidden=self.config.hidden_size, feed_forward=self.config.intermediate_size)
 
-        Shapes: (B, S, H). Values at padded tokens are finite and meaningless.
+    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut) -> Tensor:
+        """Returns layer `depth` up to the cut: what tasks share when no layer below has an adapter.
+
+        Shapes: (B, S, H times `cut.vectors`). Values at padded tokens are finite and meaningless.
         """
-        positions = torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device)
-        embedded = self.word_embeddings(input_ids_BS) + self.token_type_embeddings.weight[0]
-        x_BSH = self.embedding_norm(embedded + self.position_embeddings(positions))
-        bias = attention_bias(mask_BS)
+        x_BSH = self._embed(input_ids_BS)
         for layer in self.blocks[:depth]:
-            x_BSH = layer.norm(layer(x_BSH, bias))
-        shared: Tensor = self.blocks[depth](x_BSH, bias)
-        return shared
+            x_BSH = layer(x_BSH, mask_BS)
+        return self.blocks[depth].until(cut, x_BSH, mask_BS)
+
+    def _embed(self, input_ids_BS: Tensor) -> Tensor:
+        embedded = self.word_embeddings(input_ids_BS)
+        if self.token_type_embeddings is not None:
+            embedded = embedded + self.token_type_embeddings.weight[0]
+        x: Tensor = self.embedding_norm(embedded + self.position_embeddings(self._positions(input_ids_BS)))
+        return x if self.embeddings_project is None else self.embeddings_project(x)
+
+    def _positions(self, input_ids_BS: Tensor) -> Tensor:
+        """Positions of the tokens: (S,), or (B, S) where they are counted from the padding token's id."""
+        padding = self.config.padding_position
+        if padding is None:
+            positions = torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device)
+        else:
+            counted_BS = input_ids_BS.ne(padding).to(torch.int64)
+            positions = counted_BS.cumsum(1) * counted_BS + padding
+        # A batch may be padded beyond the last position; no text is longer.
+        return positions.clamp(max=self.config.max_position_embeddings - 1)
 
 
 def attention_bias(mask_BS: Tensor) -> Tensor:
@@ -136,41 +184,69 @@ def attention_bias(mask_BS: Tensor) -> Tensor:
 def load_trunk(folder: Path) -> Trunk:
     """Returns the trunk in `folder` (config.json and model.safetensors), frozen and in evaluation mode.
 
+    Tensors that the trunk has no place for (a pooler, a head) are left out and named in a debug line.
+
     Raises:
-        ArtefactError: a file is missing or does not hold a BERT encoder.
+        ArtefactError: a file is missing, or is not what the other one says.
     """
     trunk = Trunk(TrunkConfig.read(folder / "config.json"))
     path = folder / "model.safetensors"
     try:
-        tensors = load_file(path)
+        tensors = _by_plain_name(load_file(path), trunk.config)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops prepare` again.") from None
-    try:
-        trunk.load_state_dict({ours: tensors[theirs] for ours, theirs in _names(trunk, tensors).items()})
-    except (KeyError, RuntimeError) as error:
-        raise ArtefactError(f"{path}: does not fit its config.json ({error}).") from None
+    names = _names(trunk)
+    _check_tensors(path, trunk, names, tensors)
+    trunk.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
     return trunk
 
 
-_HUGGING_FACE_NAMES = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-    "norm": "output.LayerNorm",
-    "embedding_norm": "LayerNorm",
-}
+def save_trunk(trunk: Trunk, path: Path) -> None:
+    """Writes a trunk's weights under the names that `load_trunk` and `transformers` read, in one atomic step."""
+    tensors = {theirs: trunk.state_dict()[ours].cpu().contiguous() for ours, theirs in _names(trunk).items()}
+    with atomic_path(path) as part:
+        part.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-def _names(trunk: Trunk, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Our parameter names mapped to those of a Hugging Face checkpoint, with or without the prefix `bert.`."""
-    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    names = {}
+_EMBEDDING_NAMES = {"embedding_norm": "embeddings.LayerNorm", "embeddings_project": "embeddings_project"}
+
+
+def _names(trunk: Trunk) -> dict[str, str]:
+    """Our parameter names mapped to those of a Hugging Face checkpoint, without the family's prefix."""
+    family, names = trunk.config.family, {}
     for ours in trunk.state_dict():
         *path, part, leaf = ours.split(".")
-        block = f"encoder.layer.{path[1]}" if path else "embeddings"
-        names[ours] = f"{prefix}{block}.{_HUGGING_FACE_NAMES.get(part, part)}.{leaf}"
+        if path:
+            names[ours] = f"{family.layers}.{path[1]}.{family.parts[part]}.{leaf}"
+        else:
+            names[ours] = f"{_EMBEDDING_NAMES.get(part, f'embeddings.{part}')}.{leaf}"
     return names
+
+
+def _by_plain_name(tensors: Mapping[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:
+    """A checkpoint's tensors without the family's prefix, and with today's names of a norm's two tensors."""
+    plain = {}
+    for name, tensor in tensors.items():
+        base, _, leaf = name.removeprefix(config.family.prefix).rpartition(".")
+        is_norm = base.endswith(("LayerNorm", "layer_norm"))
+        plain[f"{base}.{({'gamma': 'weight', 'beta': 'bias'} if is_norm else {}).get(leaf, leaf)}"] = tensor
+    return plain
+
+
+def _check_tensors(path: Path, trunk: Trunk, names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    family, depth = trunk.config.family, trunk.config.num_hidden_layers
+    start = f"{family.layers}."
+    layers = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)}
+    if layers and len(layers) != depth:
+        raise ArtefactError(f"{path}: does not fit its config.json: {len(layers)} layers, {depth} are expected.")
+    for ours, expected in trunk.state_dict().items():
+        theirs = names[ours]
+        if theirs not in tensors:
+            raise ArtefactError(f"{path}: does not fit its config.json: it has no tensor {theirs}.")
+        if tensors[theirs].shape != expected.shape:
+            raise ArtefactError(
+                f"{path}: does not fit its config.json: {theirs} has shape {tuple(tensors[theirs].shape)}, "
+                f"{tuple(expected.shape)} is expected."
+            )
+    if unused := sorted(tensors.keys() - set(names.values())):
+        logger.debug("%s: left out tensors=%s", path, ",".join(unused))

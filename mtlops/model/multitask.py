@@ -2,22 +2,20 @@
 
 The trunk below the lowest adapter is the same for every task and runs once per row (`encoders.Trunk`).
 From there on each pair of a row and a task has its own adapters and head, picked from a bank by the
-task's position. Shape suffixes: T tasks, P pairs, S tokens, H hidden, C widest task's outputs.
+task's position. Shape suffixes: T tasks, P pairs, S tokens, H hidden, V values at the cut, C widest task's outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mtlops import catalog
 from mtlops.errors import UsageError
-from mtlops.model.encoders import Trunk, attention_bias
+from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
+from mtlops.model.encoders import Trunk
 from mtlops.params import Model
 from mtlops.tasks import Task
-
-Tensors = dict[str, Tensor]
-"""All tensors of one task: `layers.<i>.<part>` of its adapter, `head.weight` (H, C) and `head.bias` (C,)."""
 
 
 class PairModel(nn.Module):
@@ -39,66 +37,74 @@ class PairModel(nn.Module):
                 f"has {len(trunk.layers)} layers. Choose at most {len(trunk.layers) - 1}."
             )
         self.params = model
-        self.cut = model.adapter_drop
+        self.depth = model.adapter_drop
         self.hidden = trunk.config.hidden_size
-        self.layers = trunk.blocks[self.cut :]
-        self.adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)
+        self.layers = trunk.blocks[self.depth :]
+        positions = range(self.depth, len(trunk.layers))
+        self.adapter: Adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)(trunk.sizes, positions, model)
         self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+        self._unadapted = Adapter(trunk.sizes, (), model)
 
-    def forward(self, sum_PSH: Tensor, mask_PS: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
+    @property
+    def cut(self) -> Cut:
+        """How far the lowest adapted layer is shared."""
+        return self.adapter.cut
+
+    def forward(
+        self,
+        state_PSV: Tensor,
+        mask_PS: Tensor,
+        bank: Mapping[str, Tensor],
+        *,
+        skipped: Collection[int] = (),
+        penalties: list[Tensor] | None = None,
+    ) -> Tensor:
         """Returns the pooled vector of each pair.
 
-        Shapes: sum_PSH: the trunk's pre-norm output at the cut, one row a pair; bank: tensors by name with
-        P (or 1) in front; result (P, H).
+        Shapes: state_PSV: the trunk at the cut, one row a pair; bank: tensors by name with P (or 1) in front;
+        result (P, H).
+
+        Args:
+            state_PSV: see above.
+            mask_PS: 1 for tokens, 0 for padding.
+            bank: tensors of the pairs' tasks.
+            skipped: layers whose adapters are left out of this pass.
+            penalties: gets the losses (P,) that adapters add in training.
         """
-        bias = attention_bias(mask_PS)
-        last = len(self.layers) - 1
-        if last == 0 and self.pooling.first_token_only:
-            sum_PSH = sum_PSH[:, :1]
-        x_PSH = self._adapt(0, sum_PSH, bank)
-        for index, layer in enumerate(self.layers[1:], start=1):
-            first_token_only = self.pooling.first_token_only and index == last
-            x_PSH = self._adapt(index, layer(x_PSH, bias, first_token_only=first_token_only), bank)
-        pooled: Tensor = self.pooling.pool(x_PSH, mask_PS)
+        x, last = state_PSV, len(self.layers) - 1
+        penalties = [] if penalties is None else penalties
+        for index, layer in enumerate(self.layers):
+            position = self.depth + index
+            x = layer.resume(
+                x, mask_PS,
+                cut=self.cut if index == 0 else Cut.INPUT,
+                adapter=self._unadapted if position in skipped else self.adapter,
+                at=LayerTensors(_of_layer(bank, position), mask_PS, penalties, layer=position),
+                first_token_only=self.pooling.first_token_only and index == last,
+            )  # fmt: skip
+        pooled: Tensor = self.pooling.pool(x, mask_PS)
         return pooled
 
-    def frozen(self, sum_BSH: Tensor, mask_BS: Tensor) -> Tensor:
+    def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""
-        bias = attention_bias(mask_BS)
-        x_BSH: Tensor = self.layers[0].norm(sum_BSH)
+        x_BSH = self.layers[0].resume(state_BSV, mask_BS, cut=self.cut)
         for layer in self.layers[1:]:
-            x_BSH = layer.norm(layer(x_BSH, bias))
+            x_BSH = layer(x_BSH, mask_BS)
         return x_BSH
 
     def init(self, task: Task, generator: Generator) -> Tensors:
-        """Returns fresh tensors of one task."""
-        tensors = {
-            f"layers.{self.cut + index}.{part}": tensor
-            for index in range(len(self.layers))
-            for part, tensor in self.adapter.init(self.hidden, self.params, generator).items()
-        }
+        """Returns fresh tensors of one task, in the form that is trained."""
+        tensors = self.adapter.init_task(generator)
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
 
-    def _adapt(self, index: int, sum_PSH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
-        """The adapted output of the index-th layer above the cut."""
-        prefix = f"layers.{self.cut + index}."
-        of_layer = {name.removeprefix(prefix): tensor for name, tensor in bank.items() if name.startswith(prefix)}
-        adapted: Tensor = self.adapter.apply(sum_PSH, self.layers[index].norm, of_layer)
-        return adapted
-
 
 def stack(tasks: Sequence[Mapping[str, Tensor]]) -> Tensors:
-    """Returns the bank of several tasks: each tensor stacked to (T, ...), heads padded to the widest with zeros."""
-    widest = max(tensors["head.bias"].shape[0] for tensors in tasks)
+    """Returns the bank of several tasks: each tensor stacked to (T, ...).
 
-    def padded(tensor: Tensor) -> Tensor:
-        return nn.functional.pad(tensor, (0, widest - tensor.shape[-1]))
-
-    return {
-        name: torch.stack([padded(t[name]) if name.startswith("head.") else t[name] for t in tasks])
-        for name in tasks[0]
-    }
+    Heads and bottlenecks are padded with zeros to the widest task's: outputs that nobody reads, units that add nothing.
+    """
+    return {name: torch.stack(_padded(name, [tensors[name] for tensors in tasks])) for name in tasks[0]}
 
 
 def pick(bank: Mapping[str, Tensor], task_P: Tensor) -> Tensors:
@@ -109,3 +115,23 @@ def pick(bank: Mapping[str, Tensor], task_P: Tensor) -> Tensors:
 def logits(pooled_PH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
     """Returns (P, C) logits of the heads; columns beyond a task's own outputs are 0."""
     return (pooled_PH.unsqueeze(1) @ bank["head.weight"]).squeeze(1) + bank["head.bias"]
+
+
+_PADDED = ("down", "down_bias", "up", "_a", "_b")
+
+
+def _padded(name: str, tensors: list[Tensor]) -> list[Tensor]:
+    if not name.startswith("head.") and not (name.endswith(_PADDED) and tensors[0].ndim <= 2):
+        return tensors
+    widest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+
+    def padded(tensor: Tensor) -> Tensor:
+        missing = [n for size, wide in zip(tensor.shape, widest, strict=True) for n in (wide - size, 0)]
+        return nn.functional.pad(tensor, missing[::-1])
+
+    return [padded(tensor) for tensor in tensors]
+
+
+def _of_layer(bank: Mapping[str, Tensor], layer: int) -> Tensors:
+    prefix = f"layers.{layer}."
+    return {name.removeprefix(prefix): tensor for name, tensor in bank.items() if name.startswith(prefix)}

@@ -1,6 +1,6 @@
 """A trained model that answers, in PyTorch, over the cached trunk."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json
 from mtlops.model import multitask
-from mtlops.model.encoders import load_trunk
+from mtlops.model.encoders import Trunk, load_trunk
 from mtlops.model.multitask import PairModel
+from mtlops.model.sharing.anatomy import Sharing, make
 from mtlops.model.trained import TrainedModel, load_model
 from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
@@ -30,6 +31,7 @@ class Backbone:
         cache: folder of the trunk cache.
         model: section `model` of params.yaml.
         max_tokens: longer texts are cut to this many tokens.
+        tasks: names of the tasks, in order; `adapters` do not need them.
         device: where to compute.
 
     Raises:
@@ -37,57 +39,137 @@ class Backbone:
         UsageError: `model` does not fit the encoder.
     """
 
-    def __init__(self, encoder: Path, *, cache: Path, model: Model, max_tokens: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        encoder: Path,
+        *,
+        cache: Path,
+        model: Model,
+        max_tokens: int,
+        tasks: Sequence[str] = (),
+        device: str = "cpu",
+    ) -> None:
         self.facts = read_json(encoder / "encoder.json", made_by="mtlops prepare")
         self.device = torch.device(device)
         trunk = load_trunk(encoder).to(self.device)
-        positions = trunk.config.max_position_embeddings
+        positions = trunk.config.max_tokens
         if max_tokens > positions:
             raise UsageError(f"params.yaml: encoder.max_tokens: {max_tokens}; this encoder has {positions} positions.")
-        self.pairs = PairModel(trunk, model)
+        self.above = _above(trunk, model, tasks)
         self.tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=max_tokens)
+        self._ids: dict[str, list[int]] = {}
         self.cache = TrunkCache(
             cache,
             trunk=trunk,
-            pairs=self.pairs,
+            pairs=self.above,
             tokenizer=self.tokenizer,
             identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}/{self.device.type}",
         )
 
+    @property
+    def pairs(self) -> PairModel:
+        """What lies above the cut under sharing `adapters`."""
+        assert isinstance(self.above, PairModel)
+        return self.above
+
+    @property
+    def sharing(self) -> Sharing:
+        """What lies above the state under any other way of sharing."""
+        assert isinstance(self.above, Sharing)
+        return self.above
+
+    def fill(self, row_ids: Sequence[str], texts: Sequence[str]) -> None:
+        """Makes rows ready for `batch`."""
+        if self._reads_ids:
+            missing = {r: t for r, t in zip(row_ids, texts, strict=True) if r not in self._ids}
+            self._ids |= zip(missing, self.tokenizer.ids(list(missing.values())), strict=True)
+        else:
+            self.cache.fill(row_ids, texts)
+
+    def length(self, row_id: str) -> int:
+        """Returns the number of tokens of a row that `fill` has seen."""
+        return len(self._ids[row_id]) if self._reads_ids else self.cache.length(row_id)
+
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns cached values and mask of some rows on the device: (B, S, H) and (B, S)."""
-        values, mask = self.cache.batch(row_ids)
+        """Returns the state and the mask of some rows on the device: (B, S, V) or token ids (B, S), and (B, S)."""
+        if self._reads_ids:
+            ids = [self._ids[row_id] for row_id in row_ids]
+            values, mask = map(torch.from_numpy, pad(ids, pad_id=self.tokenizer.pad_id))
+        else:
+            values, mask = self.cache.batch(row_ids)
         return values.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
+    @property
+    def _reads_ids(self) -> bool:
+        return isinstance(self.above, Sharing) and self.above.reads_ids
+
     @torch.inference_mode()
-    def logits(self, row_ids: Sequence[str], tensors: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """Returns one task's logits (N, C) for cached rows."""
+    def logits(
+        self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, skipped: Collection[int] = ()
+    ) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) for cached rows; `tensors` as `Adapter.bank` returns them.
+
+        The adapters of `skipped` layers are left out.
+        """
         bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
         result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
         for rows in self._batches(row_ids):
-            pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank)
+            pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank, skipped=skipped)
             result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
         return result
 
     @torch.inference_mode()
-    def logits_of_texts(self, texts: Sequence[str], tensors: Mapping[str, Tensor]) -> NDArray[np.float32]:
+    def shared_logits(
+        self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) for rows that `fill` has seen, where tasks train layers together."""
+        answer = self._answer(tensors, shared=shared, task=task)
+        result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
+        for rows in self._batches(row_ids):
+            result[rows] = answer(*self.batch([row_ids[i] for i in rows]))
+        return result
+
+    @torch.inference_mode()
+    def logits_of_texts(
+        self, texts: Sequence[str], tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) for texts that are no rows of the data; nothing of them is kept.
 
         Texts with the same tokens are computed once and have the same logits to the bit.
         """
-        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        answer = self._answer(tensors, shared=shared, task=task)
         ids = [tuple(tokens) for tokens in self.tokenizer.ids(texts)]
         found: dict[tuple[int, ...], NDArray[np.float32]] = {}
         distinct = sorted(set(ids), key=lambda tokens: (len(tokens), tokens))
         for start in range(0, len(distinct), _TEXTS):
             batch = distinct[start : start + _TEXTS]
-            input_ids, mask = (torch.from_numpy(array).to(self.device) for array in pad(batch))
-            pooled = self.pairs(self.cache.trunk(input_ids, mask, depth=self.pairs.cut), mask, bank)
-            found |= dict(zip(batch, multitask.logits(pooled, bank).float().cpu().numpy(), strict=True))
+            arrays = pad(batch, pad_id=self.tokenizer.pad_id)
+            input_ids, mask = (torch.from_numpy(array).to(self.device) for array in arrays)
+            state = input_ids
+            if not self._reads_ids:
+                state = self.cache.trunk(input_ids, mask, depth=self.above.depth, cut=self.above.cut)
+            found |= dict(zip(batch, answer(state, mask), strict=True))
         return np.stack([found[tokens] for tokens in ids])
 
+    def _answer(
+        self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
+        """A function from a state and its mask to one task's logits."""
+        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        common = {name: tensor.to(self.device) for name, tensor in shared.items()}
+
+        def answer(state: Tensor, mask_BS: Tensor) -> NDArray[np.float32]:
+            if isinstance(self.above, PairModel):
+                pooled = self.above(state, mask_BS, bank)
+            else:
+                pooled = self.above.vector(self.above.embed(state, mask_BS, common), mask_BS, common, task)
+            values: NDArray[np.float32] = multitask.logits(pooled, bank).float().cpu().numpy()
+            return values
+
+        return answer
+
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
-        order = sorted(range(len(row_ids)), key=lambda i: (self.cache.length(row_ids[i]), i))
+        order = sorted(range(len(row_ids)), key=lambda i: (self.length(row_ids[i]), i))
         for start in range(0, len(order), _ROWS):
             yield order[start : start + _ROWS]
 
@@ -109,7 +191,12 @@ class Predictor:
         self.model: TrainedModel = load_model(trained)
         self._logits: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
         self.backbone = Backbone(
-            encoder, cache=cache, model=self.model.model, max_tokens=self.model.max_tokens, device=device
+            encoder,
+            cache=cache,
+            model=self.model.model,
+            max_tokens=self.model.max_tokens,
+            tasks=[known.name for known in self.model.tasks],
+            device=device,
         )
         if self.backbone.facts != self.model.encoder:
             raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
@@ -121,16 +208,26 @@ class Predictor:
         """
         key = task, tuple(row_ids)
         if key not in self._logits:
-            self.backbone.cache.fill(row_ids, texts)
-            self._logits[key] = self.backbone.logits(row_ids, self.model.tensors[task])
+            self.backbone.fill(row_ids, texts)
+            self._logits[key] = self._cached_logits(row_ids, task)
             self._logits[key].setflags(write=False)
         return self._logits[key]
 
     def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32 for texts that are no rows of the data; the cache stays as it is."""
-        return self.backbone.logits_of_texts(texts, self.model.tensors[task])
+        return self.backbone.logits_of_texts(texts, self.model.tensors[task], shared=self.model.shared, task=task)
+
+    def _cached_logits(self, row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
+        tensors = self.model.tensors[task]
+        if self.model.model.sharing == "adapters":
+            return self.backbone.logits(row_ids, tensors)
+        return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
 
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
-        """Returns mean-pooled vectors (N, H) float32 of the frozen trunk without adapters."""
+        """Returns mean-pooled vectors (N, H) float32 of the trunk as it was before any training."""
         self.backbone.cache.fill(row_ids, texts)
         return self.backbone.cache.pooled(row_ids)
+
+
+def _above(trunk: Trunk, model: Model, tasks: Sequence[str]) -> PairModel | Sharing:
+    return PairModel(trunk, model) if model.sharing == "adapters" else make(trunk, model, tasks)

@@ -1,15 +1,15 @@
 """The folder of a trained model: one set of files per task, so that a task can be replaced alone.
 
 model.json      encoder, `model` section, length limit, tasks
+shared.safetensors  what the tasks trained together, where they did
 tasks/<task>/   adapter.safetensors, head.safetensors, task.json
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -17,11 +17,12 @@ from torch import Tensor
 from mtlops.decoding import Calibration
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path, read_json, write_json
-from mtlops.model.multitask import Tensors
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Model
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
+SHARED_FILE = "shared.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TrainedModel:
         tasks: tasks in suite order.
         tensors: every task's tensors by name; heads give logits in label units.
         calibrations: how each task's logits become answers.
+        shared: what the tasks trained together, by name; empty where they share nothing trainable.
     """
 
     encoder: dict[str, Any]
@@ -43,6 +45,7 @@ class TrainedModel:
     tasks: tuple[Task, ...]
     tensors: dict[str, Tensors]
     calibrations: dict[str, Calibration]
+    shared: Tensors = field(default_factory=dict)
 
 
 def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
@@ -50,16 +53,29 @@ def save_task(folder: Path, task: Task, tensors: Mapping[str, Tensor], *, facts:
     target = folder / "tasks" / task.name
     target.mkdir(parents=True, exist_ok=True)
     for part, wanted in (("adapter", "layers."), ("head", "head.")):
-        chosen = {n: t.detach().cpu().contiguous() for n, t in tensors.items() if n.startswith(wanted)}
-        with atomic_path(target / f"{part}.safetensors") as path:
-            path.write_bytes(save(chosen))
+        chosen = {name: tensor for name, tensor in tensors.items() if name.startswith(wanted)}
+        save_tensors(target / f"{part}.safetensors", chosen)
     write_json(target / "task.json", {"name": task.name, **task.facts(), **facts})
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes named tensors as a safetensors file in one atomic step."""
+    with atomic_path(path) as part:
+        part.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
 def save_model(
-    folder: Path, *, encoder: dict[str, Any], model: Model, max_tokens: int, tasks: tuple[Task, ...]
+    folder: Path,
+    *,
+    encoder: dict[str, Any],
+    model: Model,
+    max_tokens: int,
+    tasks: tuple[Task, ...],
+    shared: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes model.json, which makes the folder complete; write the tasks first."""
+    """Writes what the tasks trained together, and model.json, which makes the folder complete; write tasks first."""
+    if shared:
+        save_tensors(folder / SHARED_FILE, shared)
     value = {
         "schema_version": SCHEMA_VERSION,
         "encoder": encoder,
@@ -84,22 +100,25 @@ def load_model(folder: Path) -> TrainedModel:
         )
     facts = {name: read_json(folder / "tasks" / name / "task.json", made_by="mtlops train") for name in value["tasks"]}
     tasks = tuple(Task.from_facts(name, found) for name, found in facts.items())
+    model = Model.model_validate(value["model"])
     return TrainedModel(
         encoder=value["encoder"],
-        model=Model.model_validate(value["model"]),
+        model=model,
         max_tokens=value["max_tokens"],
         tasks=tasks,
         tensors={task.name: _read_tensors(folder / "tasks" / task.name) for task in tasks},
         calibrations={name: Calibration.from_facts(found) for name, found in facts.items()},
+        shared=_read_file(folder / SHARED_FILE) if model.shares_weights else {},
     )
 
 
 def _read_tensors(folder: Path) -> Tensors:
-    tensors: dict[str, torch.Tensor] = {}
-    for part in ("adapter", "head"):
-        path = folder / f"{part}.safetensors"
-        try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops train` again.") from None
+    return {**_read_file(folder / "adapter.safetensors"), **_read_file(folder / "head.safetensors")}
+
+
+def _read_file(path: Path) -> Tensors:
+    try:
+        tensors: Tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops train` again.") from None
     return tensors

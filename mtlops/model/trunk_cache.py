@@ -5,8 +5,8 @@ its length calls for (padded with copies), because matrix products of another sh
 So a warm cache, a cold one and one filled by another run give the same bits.
 
 Layout, below one folder per (trunk, tokenizer, cut, length limit, kind of device): `<name>.f32`, row after row its
-mean-pooled vector and then one vector a token, and `<name>.json`, which names those rows and makes the shard count
-once it is there.
+mean-pooled vector (with zeros where a cut has two vectors) and then one line a token, and `<name>.json`, which names
+those rows and makes the shard count once it is there.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from mtlops.files import atomic_path, write_json
 from mtlops.model.encoders import Trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.pooling import mean
+from mtlops.model.sharing.anatomy import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class _Place:
 
 
 class TrunkCache:
-    """By row, float32: values of `Trunk.forward(..., depth=cut)` at real tokens, and the whole trunk's mean.
+    """By row, float32: what lies at the cut for each real token, and the whole trunk's mean.
 
     Args:
         folder: where shards lie; one process writes a shard under a name made of its content's rows, so
@@ -62,14 +63,15 @@ class TrunkCache:
         folder: Path,
         *,
         trunk: Trunk,
-        pairs: PairModel,
+        pairs: PairModel | Sharing,
         tokenizer: Tokenizer,
         identity: str,
     ) -> None:
-        key = hashlib.sha256(f"{identity}/{pairs.cut}/{trunk.config}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{identity}/{pairs.depth}/{pairs.cut.name}/{trunk.config}".encode()).hexdigest()[:16]
         self.folder = folder / f"trunk-{key}"
         self.trunk, self._pairs, self._tokenizer = trunk, pairs, tokenizer
         self._hidden = trunk.config.hidden_size
+        self._width = self._hidden * pairs.cut.vectors
         self._places: dict[str, _Place] = {}
         self.rows_computed = 0
         for index in sorted(self.folder.glob("*.json")):
@@ -101,10 +103,10 @@ class TrunkCache:
         self.rows_computed += len(names)
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns the values and mask of some rows, padded to the longest: (B, S, H) float32 and (B, S) int64."""
+        """Returns the values and mask of some rows, padded to the longest: (B, S, V) float32 and (B, S) int64."""
         places = [self._places[row_id] for row_id in row_ids]
         longest = max(place.length for place in places)
-        values = np.zeros((len(places), longest, self._hidden), dtype=np.float32)
+        values = np.zeros((len(places), longest, self._width), dtype=np.float32)
         mask = np.zeros((len(places), longest), dtype=np.int64)
         for row, place in enumerate(places):
             first = place.start + 1
@@ -115,7 +117,7 @@ class TrunkCache:
     def pooled(self, row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns the trunk's mean-pooled vectors (N, H) of some rows, without any adapter."""
         places = [self._places[row_id] for row_id in row_ids]
-        return np.stack([place.values[place.start] for place in places])
+        return np.stack([place.values[place.start, : self._hidden] for place in places])
 
     def _write_shard(self, rows: list[tuple[str, list[int]]], batches: list[list[int]], ids: list[list[int]]) -> None:
         name = hashlib.sha256("".join(row_id for row_id, _ in rows).encode()).hexdigest()[:16]
@@ -135,9 +137,11 @@ class TrunkCache:
         length = _bucket(max(map(len, ids)))
         full = ids + [ids[0]] * (_rows_per_batch(length) - len(ids))
         device = next(self.trunk.parameters()).device
-        input_ids, mask = (torch.from_numpy(array).to(device) for array in pad(full, length=length))
-        values = self.trunk(input_ids, mask, depth=self._pairs.cut)
+        arrays = pad(full, pad_id=self._tokenizer.pad_id, length=length)
+        input_ids, mask = (torch.from_numpy(array).to(device) for array in arrays)
+        values = self.trunk(input_ids, mask, depth=self._pairs.depth, cut=self._pairs.cut)
         pooled = mean.pool(self._pairs.frozen(values, mask), mask)
+        pooled = torch.nn.functional.pad(pooled, (0, self._width - self._hidden))
         together = torch.cat([pooled.unsqueeze(1), values], dim=1).float().cpu().numpy()
         for row, tokens in enumerate(ids):
             yield together[row, : 1 + len(tokens)]
@@ -155,7 +159,7 @@ class TrunkCache:
             path.unlink(missing_ok=True)
 
     def _add_rows(self, path: Path, index: dict[str, Any]) -> None:
-        values = np.memmap(path, dtype=np.float32, mode="r").reshape(-1, self._hidden)
+        values = np.memmap(path, dtype=np.float32, mode="r").reshape(-1, self._width)
         start = 0
         for row_id, length in index["rows"]:
             self._places[row_id] = _Place(values, start, length)

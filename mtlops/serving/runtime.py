@@ -17,6 +17,8 @@ from mtlops.tasks import Task
 if TYPE_CHECKING:
     import onnxruntime
 
+_ROWS = 32
+
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
 
@@ -56,11 +58,31 @@ class Runtime:
         wanted = [position for position, name in enumerate(names) if tasks is None or name in tasks]
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
-        logits = run(self._session, *pad(self._tokenizer.ids(texts)), wanted)
+        logits = run(self._session, *pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id), wanted)
         return {
             task.name: decode(task, logits[i, :, : task.num_outputs], self._calibrations[task.name])
             for i, task in enumerate(self.tasks[position] for position in wanted)
         }
+
+    def logits(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) in label units, computed in batches of similar length.
+
+        Raises:
+            UsageError: `task` is not a task of the bundle.
+        """
+        names = [known.name for known in self.tasks]
+        if task not in names:
+            raise UsageError(f"no task {task!r} in this bundle. {suggest(task, names)}")
+        position = names.index(task)
+        num_outputs = self.tasks[position].num_outputs
+        ids = self._tokenizer.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        result = np.empty((len(ids), num_outputs), dtype=np.float32)
+        for start in range(0, len(order), _ROWS):
+            rows = order[start : start + _ROWS]
+            batch = pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
+            result[rows] = run(self._session, *batch, [position])[0, :, :num_outputs]
+        return result
 
     def _check_golden(self) -> None:
         golden = self.bundle.golden()
@@ -81,7 +103,7 @@ def golden_logits(
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
     rows = []
     for text in texts:
-        logits = run(session, *pad(tokenizer.ids([text])), range(len(tasks)))
+        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)))
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 

@@ -19,11 +19,13 @@ from mtlops.export.card import write_card
 from mtlops.export.graph import PairsGraph, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
+from mtlops.export.rows import RowsGraph
 from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
-from mtlops.model.encoders import load_trunk
+from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.predictor import Predictor
-from mtlops.model.trained import TrainedModel, load_model
+from mtlops.model.sharing.anatomy import make
+from mtlops.model.trained import TrainedModel, load_model, save_tensors
 from mtlops.params import Params
 from mtlops.report import write_report
 from mtlops.serving.runtime import Runtime, golden_logits, open_session
@@ -73,8 +75,7 @@ def export(
     judged = read_json(evaluation, made_by="mtlops evaluate")
     decided = read_json(decision, made_by="mtlops evaluate")
     _check_tasks_agree(model, judged, evaluation)
-    trunk = load_trunk(encoder)
-    graph = PairsGraph(trunk, PairModel(trunk, model.model), [model.tensors[t.name] for t in model.tasks])
+    graph = _graph(model, load_trunk(encoder))
     with atomic_folder(out) as folder:
         logger.info("writing the ONNX graph")
         num_nodes = write_onnx(graph, folder / "model.onnx", opset=params.export.opset)
@@ -83,6 +84,7 @@ def export(
         max_error = check(parities, tolerance=params.export.tolerance)
         logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
         _copy_parts(folder, encoder=encoder, trained=trained, model=model)
+        _write_shared(folder / "trunk", graph, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
         texts = _golden_texts(params, prepared, model)
         golden = golden_logits(session, tokenizer, model.tasks, texts)
@@ -91,7 +93,7 @@ def export(
         predictor = Predictor(trained, encoder, cache=cache)
         write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
-        write_manifest(folder, _manifest(params, prepared, model, judged, decided))
+        write_manifest(folder, _manifest(folder, params, prepared, model, judged, decided))
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
     payload |= {
@@ -127,6 +129,31 @@ def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedMod
         shutil.copyfile(source, target)
 
 
+def _graph(model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
+    tensors = [model.tensors[task.name] for task in model.tasks]
+    if model.model.sharing == "adapters":
+        return PairsGraph(trunk, PairModel(trunk, model.model), tensors)
+    return RowsGraph(make(trunk, model.model, [task.name for task in model.tasks]), model.shared, tensors)
+
+
+def _write_shared(folder: Path, graph: PairsGraph | RowsGraph, model: TrainedModel) -> None:
+    """Puts what the tasks trained together into the bundle's trunk: into its weights, or beside them as columns."""
+    if not model.shared:
+        return
+    if model.model.sharing == "soft":
+        save_tensors(folder / "columns.safetensors", model.shared)
+    else:
+        save_trunk(graph.trunk, folder / "model.safetensors")
+
+
+def _trunk_facts(folder: Path, model: TrainedModel) -> dict[str, Any]:
+    """The encoder's facts; with weights of its own, the trunk's hash is theirs and `base_sha256` is the encoder's."""
+    facts, trained = dict(model.encoder), sha256_file(folder / "trunk/model.safetensors")
+    if trained == facts["trunk_sha256"]:
+        return facts
+    return {**facts, "trunk_sha256": trained, "base_sha256": facts["trunk_sha256"]}
+
+
 def _golden_texts(params: Params, prepared: Path, model: TrainedModel) -> list[str]:
     """The first validation rows of each task, by row id; every text once."""
     texts: list[str] = []
@@ -136,7 +163,12 @@ def _golden_texts(params: Params, prepared: Path, model: TrainedModel) -> list[s
 
 
 def _manifest(
-    params: Params, prepared: Path, model: TrainedModel, judged: Mapping[str, Any], decided: Mapping[str, Any]
+    folder: Path,
+    params: Params,
+    prepared: Path,
+    model: TrainedModel,
+    judged: Mapping[str, Any],
+    decided: Mapping[str, Any],
 ) -> dict[str, Any]:
     data = read_json(prepared / "manifest.json", made_by="mtlops prepare")
     return {
@@ -146,8 +178,8 @@ def _manifest(
         "data": {"manifest_sha256": sha256_file(prepared / "manifest.json"), "fingerprint": data["fingerprint"]},
         "parent": None,
         "sharing": model.model.sharing,
-        "trunk_is_frozen": True,
-        "trunk": model.encoder,
+        "trunk_is_frozen": not model.shared,
+        "trunk": _trunk_facts(folder, model),
         "max_tokens": model.max_tokens,
         "verdict": decided["verdict"],
         "tasks": {

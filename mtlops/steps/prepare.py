@@ -86,7 +86,7 @@ def prepare(
     """
     _refuse_foreign(out, MANIFEST)
     _refuse_foreign(encoder, "encoder.json")
-    files = read_encoder(params.encoder.source, base=base, raw=raw)
+    files = read_encoder(params.encoder.source, base=base, raw=raw, revision=params.encoder.revision)
     behaviour = check_files(params.data.behaviour, base=base)
     checks = [check for path in behaviour.values() for check in _checks(params, path)]
     rows = read_rows(params, load_sources(params, base=base, raw=raw))

@@ -4,26 +4,37 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mtlops.bundle import code_digest
+from mtlops.bundle import Bundle, code_digest
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.evaluation import calibration
 from mtlops.evaluation.calibration import Fitted
 from mtlops.files import atomic_folder, sha256_file, write_json
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.predictor import Backbone
+from mtlops.model.sharing.anatomy import Sharing
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
 from mtlops.report import write_report
+from mtlops.serving.runtime import Runtime
 from mtlops.tasks import Task
-from mtlops.training.batches import task_seed
+from mtlops.training import craft
+from mtlops.training.augmentation import augment
+from mtlops.training.batches import batches_per_task, task_seed
 from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.distillation import check_teacher, teacher_logits
+from mtlops.training.fusion import prepare_second_stage, prune
+from mtlops.training.joint import Joint, fit_together
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import Speed, fit
 
@@ -57,30 +68,118 @@ def train(
     """Trains every task of the suite and writes the model folder and the training report.
 
     Raises:
-        UsageError: params do not fit the encoder, or a loss is not finite.
+        UsageError: params do not fit the encoder or the teacher, or a loss is not finite.
         ArtefactError: an input is missing or damaged.
         PlatformError: something cannot be written.
     """
     device = _set_up(params)
-    backbone = Backbone(encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens, device=device)
-    _warn_about_cls(params, backbone)
-    learners = {task.name: _learner(task, params, prepared, backbone) for task in params.tasks()}
-    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone))
-    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
-    fitted = {name: _calibrate(learner, backbone) for name, learner in learners.items()}
+    teacher = _teacher(params, prepared)
+    run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher)
+    stages = [run(_first_stage(params))]
+    if _has_second_stage(params):
+        stages.append(run(params, first=stages[0].learners))
+    learners, backbone, speed = stages[-1].learners, stages[-1].backbone, stages[-1].speed
+    joint = stages[-1].joint
+    served = {name: _served(learner, backbone) for name, learner in learners.items()}
+    fused = {}
+    if _has_second_stage(params):
+        fused = {name: prune(learner, backbone, served[name]) for name, learner in learners.items()}
+        served = {name: found.tensors for name, found in fused.items()}
+    answers = {name: _answers(backbone, served[name], joint, name) for name in learners}
+    fitted = {name: _calibrate(learner, answers[name]) for name, learner in learners.items()}
     with atomic_folder(out) as folder:
         for name, learner in learners.items():
             facts = _facts(learner) | fitted[name].calibration.facts(learner.task)
-            save_task(folder, learner.task, learner.in_label_units(learner.best), facts=facts)
+            save_task(folder, learner.task, served[name], facts=facts)
         save_model(
             folder, encoder=backbone.facts, model=params.model,
-            max_tokens=params.encoder.max_tokens, tasks=params.tasks(),
+            max_tokens=params.encoder.max_tokens, tasks=params.tasks(), shared=joint.best if joint is not None else {},
         )  # fmt: skip
-    write_report(report, _report(learners, backbone, speed, fitted))
+    payload = _report(learners, backbone, speed) | {"craft": craft.used(params.train)}
+    if joint is not None:
+        payload["sharing"] = joint.report()
+    if teacher is not None:
+        payload["craft"]["teacher_bundle"] = teacher.bundle_id
+    for name, learner in learners.items():
+        of_task = payload["tasks"][name]
+        of_task |= craft.used_by(learner, answers[name]) | {"calibration": _calibration_report(fitted[name], learner)}
+        of_task |= {"fusion": fused[name].report} if name in fused else {}
+    write_report(report, payload)
     write_json(report.with_name("curves.json"), _curves(learners))
-    checkpoint.remove()
+    for stage in stages:
+        stage.checkpoint.remove()
     best = {name: learner.progress.best_value for name, learner in learners.items()}
     return Trained(path=str(out), best=best, seconds=round(speed.seconds, 1))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    learners: dict[str, Learner]
+    backbone: Backbone
+    checkpoint: Checkpoint
+    speed: Speed
+    joint: Joint | None = None
+
+
+def _has_second_stage(params: Params) -> bool:
+    return params.model.sharing == "adapters" and params.model.adapter == "fusion"
+
+
+def _served(learner: Learner, backbone: Backbone) -> Tensors:
+    """A task's own tensors as they are kept: in label units, without what only training needs."""
+    best = learner.in_label_units(learner.best)
+    return best if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.bank(best, training=False)
+
+
+def _answers(
+    backbone: Backbone, tensors: Tensors, joint: Joint | None, task: str
+) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Row ids to the logits of a task as it is kept."""
+    if joint is None:
+        return partial(backbone.logits, tensors=tensors)
+    return partial(backbone.shared_logits, tensors=tensors, shared=joint.best, task=task)
+
+
+def _first_stage(params: Params) -> Params:
+    """The params of the first stage: a fusion starts from Pfeiffer adapters, anything else is itself."""
+    adapter = "pfeiffer" if _has_second_stage(params) else params.model.adapter
+    return params.model_copy(update={"model": params.model.model_copy(update={"adapter": adapter})})
+
+
+def _run_stage(
+    params: Params,
+    *,
+    prepared: Path,
+    encoder: Path,
+    cache: Path,
+    device: str,
+    teacher: Runtime | None,
+    first: Mapping[str, Learner] | None = None,
+) -> _Stage:
+    """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
+    backbone = Backbone(
+        encoder, cache=cache, model=params.model, max_tokens=params.encoder.max_tokens,
+        tasks=list(params.suite.tasks), device=device,
+    )  # fmt: skip
+    _warn_about_cls(params, backbone)
+    if first:
+        prepare_second_stage(backbone, first)
+    rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache)
+    splits = {task: rows(task, params, backbone=backbone) for task in params.tasks()}
+    num_rows = {task.name: len(split["train"].row_ids) for task, split in splits.items()}
+    steps = batches_per_task(num_rows, params.train.batch_size, params.train.sampling_temperature)
+    learners = {
+        task.name: _learner(task, params, split, backbone, first, steps_per_epoch=steps[task.name])
+        for task, split in splits.items()
+    }
+    checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone, teacher))
+    if isinstance(backbone.above, Sharing):
+        weights = {name: spec.weight for name, spec in params.suite.tasks.items()}
+        joint = Joint(backbone, learners, train=params.train, weights=weights)
+        speed = fit_together(learners, joint, backbone, train=params.train, checkpoint=checkpoint)
+        return _Stage(learners, backbone, checkpoint, speed, joint)
+    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    return _Stage(learners, backbone, checkpoint, speed)
 
 
 def _set_up(params: Params) -> str:
@@ -98,39 +197,105 @@ def _set_up(params: Params) -> str:
 
 
 def _warn_about_cls(params: Params, backbone: Backbone) -> None:
-    if params.model.pooling == "cls" and len(backbone.pairs.layers) == 1:
+    if params.model.pooling == "cls" and len(backbone.above.layers) == 1:
         logger.warning(
-            "model.pooling: 'cls' with an adapter in the last layer only loses quality. Use 'mean', or lower "
-            "model.adapter_drop."
+            "model.pooling: 'cls' with nothing trained below the last layer loses quality. Use 'mean', or %s.",
+            "lower model.adapter_drop" if params.model.sharing == "adapters" else "raise model.tuned_layers",
         )
 
 
-def _learner(task: Task, params: Params, prepared: Path, backbone: Backbone) -> Learner:
+def _teacher(params: Params, prepared: Path) -> Runtime | None:
+    """The bundle to learn from, ready to answer; None without one."""
+    folder = params.train.teacher
+    if folder is None:
+        return None
+    bundle = Bundle.open(Path(folder))
+    teacher = Runtime(bundle, threads=params.train.threads)
+    check_teacher(teacher, _pupils(params))
+    if bundle.manifest["data"]["manifest_sha256"] != sha256_file(prepared / "manifest.json"):
+        logger.warning(
+            "train.teacher: bundle %s was trained on another version of the data: it may know rows that are test rows "
+            "here, and what it teaches about them would flatter the student.",
+            bundle.id,
+        )
+    return teacher
+
+
+def _pupils(params: Params) -> list[Task]:
+    """The tasks that learn from the teacher."""
+    wanted = params.train.distil_tasks
+    return [task for task in params.tasks() if wanted is None or task.name in wanted]
+
+
+def _splits(
+    task: Task, params: Params, *, prepared: Path, backbone: Backbone, teacher: Runtime | None, cache: Path
+) -> dict[str, Rows]:
+    """A task's rows to train and to validate on, in the trunk cache, with the teacher's logits where it has one."""
     splits = {}
     for split in ("train", "valid"):
         table = read_split(prepared, task.name, split)
-        row_ids = table["row_id"].to_pylist()
-        backbone.cache.fill(row_ids, table["text"].to_pylist())
-        splits[split] = Rows(row_ids, task.encode(table["label"].to_pylist()))
+        row_ids, texts = table["row_id"].to_pylist(), table["text"].to_pylist()
+        labels = task.encode(table["label"].to_pylist())
+        if split == "train" and params.train.augmentation.copies:
+            copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
+            row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
+        backbone.fill(row_ids, texts)
+        splits[split] = Rows(row_ids, labels)
+        if teacher is not None and task in _pupils(params):
+            splits[split].teacher = teacher_logits(teacher, task.name, row_ids, texts, cache=cache)
+    return splits
+
+
+def _learner(
+    task: Task,
+    params: Params,
+    splits: Mapping[str, Rows],
+    backbone: Backbone,
+    first: Mapping[str, Learner] | None = None,
+    *,
+    steps_per_epoch: int,
+) -> Learner:
     generator = torch.Generator().manual_seed(task_seed(params.train.seed, task.name, "weights"))
-    tensors = backbone.pairs.init(task, generator)
-    return Learner(task, tensors, **splits, params=params.train, device=backbone.device)
+    tensors = backbone.above.init(task, generator)
+    if first:
+        tensors |= {n: t.cpu() for n, t in first[task.name].best.items() if n.startswith("head.")}
+    return Learner(
+        task,
+        tensors,
+        train=splits["train"],
+        valid=splits["valid"],
+        params=params.train,
+        learning_rate=params.learning_rate(),
+        undecayed=() if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.undecayed,
+        steps_per_epoch=steps_per_epoch,
+        device=backbone.device,
+    )
 
 
-def _calibrate(learner: Learner, backbone: Backbone) -> Fitted:
+def _calibrate(learner: Learner, answer: Callable[[Sequence[str]], NDArray[np.float32]]) -> Fitted:
     """Fits temperature and thresholds on a learner's validation rows."""
-    logits = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.best))
+    logits = answer(learner.valid.row_ids)
     fitted = calibration.fit(learner.task, logits, learner.valid.labels, thresholds=learner.params.thresholds)
     for note in fitted.notes:
         logger.info("task=%s %s", learner.task.name, note)
     return fitted
 
 
-def _identity(params: Params, prepared: Path, backbone: Backbone) -> str:
+def _calibration_report(fitted: Fitted, learner: Learner) -> dict[str, Any]:
+    return {
+        "rows": fitted.rows,
+        **fitted.calibration.facts(learner.task),
+        "log_loss": fitted.log_loss,
+        "notes": fitted.notes,
+    }
+
+
+def _identity(params: Params, prepared: Path, backbone: Backbone, teacher: Runtime | None) -> str:
     value = {
         "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train"}),
         "data": sha256_file(prepared / "manifest.json"),
         "encoder": backbone.facts,
+        "teacher": teacher and teacher.bundle_id,
         "device": str(backbone.device),
         "code": code_digest(),
     }
@@ -146,9 +311,7 @@ def _facts(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _report(
-    learners: Mapping[str, Learner], backbone: Backbone, speed: Speed, fitted: Mapping[str, Fitted]
-) -> dict[str, Any]:
+def _report(learners: Mapping[str, Learner], backbone: Backbone, speed: Speed) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "device": str(backbone.device),
@@ -165,12 +328,6 @@ def _report(
                 "epochs": learner.progress.epochs,
                 "best_epoch": learner.progress.best_epoch,
                 "best_value": learner.progress.best_value,
-                "calibration": {
-                    "rows": fitted[name].rows,
-                    **fitted[name].calibration.facts(learner.task),
-                    "log_loss": fitted[name].log_loss,
-                    "notes": fitted[name].notes,
-                },
             }
             for name, learner in learners.items()
         },

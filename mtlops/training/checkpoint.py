@@ -5,16 +5,28 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mtlops.files import atomic_path
-from mtlops.training.learner import Learner
 
 logger = logging.getLogger(__name__)
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Resumable(Protocol):
+    """Something whose state is part of a run's: tensors by name, and plain JSON values."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns everything that a resume needs."""
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], /) -> None:
+        """Goes back to what `state` returned."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,8 @@ class Checkpoint:
     def __init__(self, folder: Path, *, run: str) -> None:
         self.path = folder / f"checkpoint-{run[:16]}.safetensors"
 
-    def save(self, learners: Mapping[str, Learner], position: Position) -> None:
-        """Writes the state of all learners in one atomic step."""
+    def save(self, learners: Mapping[str, Resumable], position: Position) -> None:
+        """Writes the state of all learners, and whatever else goes by a name, in one atomic step."""
         tensors: dict[str, Tensor] = {}
         progress: dict[str, Any] = {}
         for task, learner in learners.items():
@@ -47,7 +59,7 @@ class Checkpoint:
         with atomic_path(self.path) as part:
             part.write_bytes(save(tensors, metadata={"state": state_text}))
 
-    def restore(self, learners: Mapping[str, Learner]) -> Position:
+    def restore(self, learners: Mapping[str, Resumable]) -> Position:
         """Brings learners to the saved state and returns the position; the start when there is none."""
         if not self.path.exists():
             return Position()
@@ -68,3 +80,20 @@ class Checkpoint:
     def remove(self) -> None:
         """Removes the checkpoint; call it when the result is safe."""
         self.path.unlink(missing_ok=True)
+
+
+def moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what an Adam optimiser remembers of named tensors, as `step/<name>`, `exp_avg/<name>` and so on."""
+    known = {name: optimizer.state.get(tensor, {}) for name, tensor in tensors.items()}
+    return {f"{key}/{name}": state[key] for name, state in known.items() for key in _MOMENTS if key in state}
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]
+) -> None:
+    """Gives an Adam optimiser back what `moments` returned."""
+    for name, tensor in tensors.items():
+        if f"step/{name}" in saved:
+            optimizer.state[tensor] = {
+                key: saved[f"{key}/{name}"].clone().to("cpu" if key == "step" else tensor.device) for key in _MOMENTS
+            }

@@ -1,6 +1,6 @@
 """One task in training: its tensors, optimiser, schedule, early stopping, and how all of that is saved."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,14 @@ from torch import Tensor
 from mtlops import catalog
 from mtlops.decoding import decode
 from mtlops.errors import UsageError
-from mtlops.model.multitask import Tensors
+from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
+from mtlops.training.objective import Objective
+from mtlops.training.schedules import frozen_names, rate, rates_by_layer, unlayered
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -25,10 +29,12 @@ class Rows:
     Attributes:
         row_ids: N names of rows in the trunk cache.
         labels: (N,) or (N, C) as `Task.encode` returns them.
+        teacher: (N, C) a teacher's logits in label units; None where there is none.
     """
 
     row_ids: list[str]
     labels: NDArray[Any]
+    teacher: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -53,33 +59,52 @@ class Learner:
         train: its training rows.
         valid: its validation rows.
         params: section `train` of params.yaml.
+        learning_rate: peak rate of the optimiser.
+        undecayed: last parts of the names of tensors that weight decay leaves alone, beside all vectors.
+        steps_per_epoch: that the schedule shall reckon with; none means every row once.
         device: where tensors live.
+
+    Attributes:
+        objective: the loss, with what it leaves out.
+
+    Raises:
+        UsageError: layers shall learn differently, but tensors belong to all of them at once.
     """
 
     def __init__(
-        self, task: Task, tensors: Tensors, *, train: Rows, valid: Rows, params: Train, device: torch.device
+        self,
+        task: Task,
+        tensors: Tensors,
+        *,
+        train: Rows,
+        valid: Rows,
+        params: Train,
+        learning_rate: float,
+        undecayed: Collection[str] = (),
+        steps_per_epoch: int | None = None,
+        device: torch.device,
     ) -> None:
-        self.task, self.train, self.valid, self.params = task, train, valid, params
+        self.task, self.train, self.valid = task, train, valid
+        self.params, self.learning_rate = params, learning_rate
         self.tensors = {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         self.progress = Progress()
         self.primary = catalog.KINDS[task.kind].primary
         self.offset, self.scale = self._standard()
-        self._loss: Callable[[Tensor, Tensor], Tensor] = catalog.load(catalog.KINDS[task.kind].loss)
+        self.objective = Objective(task, train.labels, params)
         self._metrics = catalog.load(catalog.KINDS[task.kind].metrics)
-        decayed = [t for t in self.tensors.values() if t.ndim > 1]
-        plain = [t for t in self.tensors.values() if t.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=params.learning_rate)
-        self._total_steps = params.epochs * -(-len(train.row_ids) // params.batch_size)
+        self._optimizer = torch.optim.AdamW(self._groups(undecayed), lr=learning_rate)
+        self._schedule = catalog.load(catalog.SCHEDULES[params.schedule].code)
+        self._total_steps = params.epochs * (steps_per_epoch or -(-len(train.row_ids) // params.batch_size))
 
     def dropout(self, num_rows: int, hidden: int, share: float) -> Tensor:
         """Returns this step's dropout mask (num_rows, hidden), scaled to keep the mean; the same on every resume."""
-        generator = torch.Generator().manual_seed(
-            task_seed(self.params.seed, self.task.name, "drop", self.progress.steps)
-        )
         keep = torch.full((num_rows, hidden), 1.0 - share)
-        return torch.bernoulli(keep, generator=generator) / (1.0 - share)
+        return torch.bernoulli(keep, generator=self.generator("drop")) / (1.0 - share)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Returns this step's source of random numbers for one purpose; the same on every resume."""
+        return torch.Generator().manual_seed(task_seed(self.params.seed, self.task.name, purpose, self.progress.steps))
 
     def loss(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Returns the mean loss over a batch; logits (N, C) in standard units.
@@ -88,38 +113,66 @@ class Learner:
             UsageError: the loss is not finite.
         """
         labels = torch.from_numpy(self._standardised(self.train.labels[rows])).to(logits.device)
-        per_row = self._loss(logits, labels)
+        teacher = self._teacher(rows)
+        per_row = self.objective(logits, labels, None if teacher is None else teacher.to(logits.device))
         total = float(per_row.detach().sum())
         if not np.isfinite(total):
             raise UsageError(
                 f"task {self.task.name}: the loss is not finite at its step {self.progress.steps + 1} "
-                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate ({self.params.learning_rate})."
+                f"(first row {self.train.row_ids[rows[0]]}). Lower train.learning_rate ({self.learning_rate})."
             )
         self.progress.loss_sum += total
         self.progress.loss_rows += len(rows)
         return per_row.mean()
 
     def step(self) -> None:
-        """Takes one optimiser step with clipped gradients at the scheduled rate."""
+        """Takes one optimiser step with clipped gradients at the scheduled rate.
+
+        A tensor that the pass left out gets a gradient of zero, so that its moments decay on every path alike. One
+        that gradual unfreezing still holds back gets none: it stays as it is, and starts with fresh moments.
+        """
+        frozen = self._frozen()
+        for name, tensor in self.tensors.items():
+            if name in frozen:
+                tensor.grad = None
+            elif tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
         torch.nn.utils.clip_grad_norm_(self.tensors.values(), self.params.clip_norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.params.learning_rate * self._rate()
+            group["lr"] = self.learning_rate * group["factor"] * self._rate()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.progress.steps += 1
 
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
         """Records an epoch from validation logits (N, C) in label units; keeps the best tensors; may stop the task."""
+        self.judge(epoch, self.record(epoch, logits))
+
+    def record(self, epoch: int, logits: NDArray[np.float32]) -> float:
+        """Records an epoch from validation logits (N, C) in label units; returns the primary metric."""
         progress = self.progress
-        value = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
+        value = self.primary_value(logits)
         train_loss = progress.loss_sum / max(progress.loss_rows, 1)
         progress.epochs.append({"epoch": epoch, "train_loss": train_loss, self.primary: value})
         progress.loss_sum, progress.loss_rows = 0.0, 0
-        if value > progress.best_value:
-            progress.best_value, progress.best_epoch = value, epoch
-            self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
-        elif epoch - progress.best_epoch >= self.params.patience:
-            progress.stopped = True
+        return value
+
+    def judge(self, epoch: int, value: float) -> None:
+        """Keeps the tensors if the metric is the best so far; else the task may stop."""
+        if value > self.progress.best_value:
+            self.keep(epoch, value)
+        elif epoch - self.progress.best_epoch >= self.params.patience:
+            self.progress.stopped = True
+
+    def keep(self, epoch: int, value: float) -> None:
+        """Makes the tensors as they are now the best ones."""
+        self.progress.best_value, self.progress.best_epoch = value, epoch
+        self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
+    def primary_value(self, logits: NDArray[np.float32]) -> float:
+        """Returns the primary metric on the validation rows, from logits (N, C) in label units."""
+        value: float = self._metrics(self.task, self.valid.labels, decode(self.task, logits))[self.primary]
+        return value
 
     def in_label_units(self, tensors: Tensors) -> Tensors:
         """Returns tensors whose head gives label units instead of standard units."""
@@ -134,7 +187,7 @@ class Learner:
         tensors |= {f"best/{n}": t for n, t in self.best.items()}
         for name, tensor in self.tensors.items():
             moments = self._optimizer.state.get(tensor, {})
-            tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
+            tensors |= {f"{key}/{name}": moments[key] for key in _MOMENTS if key in moments}
         return tensors, dict(vars(self.progress))
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
@@ -144,10 +197,10 @@ class Learner:
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[f"now/{name}"])
                 self.best[name].copy_(tensors[f"best/{name}"])
-                if self.progress.steps:
+                if f"step/{name}" in tensors:
+                    moments = {key: tensors[f"{key}/{name}"].clone() for key in _MOMENTS}
                     self._optimizer.state[tensor] = {
-                        "step": torch.tensor(float(self.progress.steps)),
-                        **{k: tensors[f"{k}/{name}"].to(tensor.device).clone() for k in ("exp_avg", "exp_avg_sq")},
+                        key: value if key == "step" else value.to(tensor.device) for key, value in moments.items()
                     }
 
     def _standardised(self, labels: NDArray[Any]) -> NDArray[Any]:
@@ -162,10 +215,36 @@ class Learner:
             return 0.0, 1.0
         return float(self.train.labels.mean()), float(self.train.labels.std()) or 1.0
 
+    def _teacher(self, rows: NDArray[np.int64]) -> Tensor | None:
+        if self.train.teacher is None:
+            return None
+        return torch.from_numpy(self._standardised(self.train.teacher[rows]))
+
+    def _groups(self, undecayed: Collection[str]) -> list[dict[str, Any]]:
+        """The optimiser's groups: tensors with and without weight decay, by their factor of the learning rate."""
+        params, names = self.params, list(self.tensors)
+        if (params.layer_decay != 1.0 or params.unfreeze != "none") and (common := unlayered(names)):
+            raise UsageError(
+                f"params.yaml: train.layer_decay and train.unfreeze treat layers differently, but of this model "
+                f"{', '.join(common)} belong to all layers at once. Leave both out, or choose another model.adapter."
+            )
+        factors = rates_by_layer(names, params.layer_decay)
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
+        for name, tensor in self.tensors.items():
+            is_decayed = tensor.ndim > 1 and name.rpartition(".")[2] not in undecayed
+            groups.setdefault((is_decayed, factors[name]), []).append(tensor)
+        return [
+            {"params": tensors, "factor": factor, "weight_decay": params.weight_decay if is_decayed else 0.0}
+            for (is_decayed, factor), tensors in groups.items()
+        ]
+
+    def _frozen(self) -> frozenset[str]:
+        if self.params.unfreeze == "none":
+            return frozenset()
+        return frozen_names(self.tensors, epoch=len(self.progress.epochs) + 1)
+
     def _rate(self) -> float:
-        """Linear warm-up to 1, then linear decay to 0 at the last step."""
-        warmup = max(1, round(self._total_steps * self.params.warmup_share))
-        done = self.progress.steps
-        if done < warmup:
-            return (done + 1) / warmup
-        return max(0.0, (self._total_steps - done) / max(1, self._total_steps - warmup))
+        """The share of the peak rate that this step learns at."""
+        return rate(
+            self.progress.steps, total=self._total_steps, warmup_share=self.params.warmup_share, schedule=self._schedule
+        )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlops.model import multitask
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
-from mtlops.training.batches import Step, plan_epoch
+from mtlops.training.batches import Rows, Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
 from mtlops.training.checkpoint import Checkpoint, Position
 from mtlops.training.learner import Learner
 
@@ -40,16 +41,18 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         PlatformError: a checkpoint cannot be written.
     """
     position = checkpoint.restore(learners)
-    clock = _Clock(learners, train)
+    clock, skip = Clock(learners, train), _skip(train, backbone)
     for epoch in range(position.epoch, train.epochs + 1):
         active = {name: learner for name, learner in learners.items() if not learner.progress.stopped}
         if not active:
             break
-        steps = plan_epoch(_lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size)
+        steps = plan_epoch(
+            lengths(active, backbone), epoch=epoch, seed=train.seed, batch_size=train.batch_size, skip=skip
+        )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
             _take(step, active, backbone)
-            clock.tick(step, learners, epoch=epoch)
+            clock.tick(step.rows, learners, epoch=epoch)
             if clock.checkpoint_is_due():
                 checkpoint.save(learners, Position(epoch, number))
         for learner in active.values():
@@ -58,9 +61,17 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
     return Speed(clock.rows, clock.seconds())
 
 
+def _skip(train: Train, backbone: Backbone) -> Skip:
+    layers = backbone.pairs.adapter.layers
+    if train.adapter_drop == "robust":
+        return skip_lowest(layers)
+    return skip_each(layers, train.adapter_drop_rate) if train.adapter_drop == "stochastic" else skip_none
+
+
 def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int) -> None:
     """Scores a learner's validation rows and lets it record the epoch."""
-    logits = backbone.logits(learner.valid.row_ids, learner.in_label_units(learner.tensors))
+    tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False)
+    logits = backbone.logits(learner.valid.row_ids, tensors)
     learner.finish_epoch(epoch, logits)
     last = learner.progress.epochs[-1]
     logger.info(
@@ -75,19 +86,34 @@ def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone) -> No
     tasks = sorted(step.rows)
     row_ids = [learners[task].train.row_ids[i] for task in tasks for i in step.rows[task]]
     counts = [len(step.rows[task]) for task in tasks]
-    bank = multitask.stack([learners[task].tensors for task in tasks])
+    adapter = backbone.pairs.adapter
+    bank = multitask.stack([adapter.bank(learners[task].tensors, training=True) for task in tasks])
     if len(tasks) > 1:
         position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
         bank = multitask.pick(bank, position_P)
-    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank)
+    bank |= _noise(tasks, counts, learners, backbone)
+    penalties: list[Tensor] = []
+    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank, skipped=step.skipped, penalties=penalties)
     logits = multitask.logits(pooled_PH * _dropout(tasks, counts, learners, backbone), bank)
     losses = []
     for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]
         losses.append(learner.loss(part[:, : learner.task.num_outputs], step.rows[task]))
+    for penalty_P in penalties:
+        losses += [part.mean() for part in penalty_P.split(counts)]
     torch.stack(losses).sum().backward()
     for task in tasks:
         learners[task].step()
+
+
+def _noise(
+    tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone
+) -> dict[str, Tensor]:
+    parts = [
+        backbone.pairs.adapter.noise(count, learners[task].generator("noise"))
+        for task, count in zip(tasks, counts, strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts]).to(backbone.device) for name in parts[0]}
 
 
 def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone) -> Tensor:
@@ -96,12 +122,13 @@ def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner
     return torch.cat(masks).to(backbone.device)
 
 
-def _lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, "np.ndarray"]:
-    length = backbone.cache.length
+def lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, NDArray[np.int64]]:
+    """Returns the tokens of each training row, (N,) for each task."""
+    length = backbone.length
     return {t: np.array([length(row_id) for row_id in learner.train.row_ids]) for t, learner in learners.items()}
 
 
-class _Clock:
+class Clock:
     """Counts rows, logs the rate and the time left, and says when a checkpoint is due."""
 
     def __init__(self, learners: Mapping[str, Learner], train: Train) -> None:
@@ -110,10 +137,12 @@ class _Clock:
         self.rows = 0
 
     def seconds(self) -> float:
+        """Returns the time since the start."""
         return time.monotonic() - self._started
 
-    def tick(self, step: Step, learners: Mapping[str, Learner], *, epoch: int) -> None:
-        self.rows += sum(map(len, step.rows.values()))
+    def tick(self, rows: Mapping[str, Rows], learners: Mapping[str, Learner], *, epoch: int) -> None:
+        """Counts the rows of a step, and may log."""
+        self.rows += sum(map(len, rows.values()))
         now = time.monotonic()
         if now - self._logged < _LOG_SECONDS:
             return
@@ -126,6 +155,7 @@ class _Clock:
         )  # fmt: skip
 
     def checkpoint_is_due(self) -> bool:
+        """Says whether enough time has passed since it last said so."""
         now = time.monotonic()
         due = now - self._saved >= self._interval
         self._saved = now if due else self._saved

@@ -12,7 +12,7 @@ from mtlops.params import Params
 ROOT = Path(__file__).parents[2]
 STEPS = ("prepare", "validate", "train", "evaluate", "export")
 _TABLES = {name: table for name, table in vars(catalog).items() if name.isupper()}
-_FIELDS = ("code", "loss", "metrics")
+_FIELDS = ("code", "loss", "metrics", "divergence")
 
 
 def modules_of(step: str) -> set[str]:

@@ -24,6 +24,7 @@ def test_imports_point_one_way() -> None:
         ("import mtlops.cli as cli; cli.main(['--help'])", HEAVY),
         *((f"import mtlops.cli as cli; cli.main(['{step}', '--help'])", HEAVY) for step in ("prepare", "train")),
         ("import mtlops.cli as cli; cli.main(['schema'])", HEAVY),
+        ("import mtlops.cli as cli; cli.main(['adapters', 'export', '--help'])", HEAVY),
         ("import mtlops.params, mtlops.bundle, mtlops.data.normalisation, mtlops.data.tokenisation", HEAVY),
         ("import mtlops.report", HEAVY),
         ("import mtlops.serving", HEAVY),

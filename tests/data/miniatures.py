@@ -108,13 +108,23 @@ def pin(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
 def encoder_folder(folder: Path) -> Path:
     """Writes the three files of an encoder, small and without sense, with truncation and padding set."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"hidden_size": 4}\n', encoding="utf-8")
+    config = {
+        "model_type": "bert", "vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 8, "max_position_embeddings": 8, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"weight": np.zeros((2, 4), dtype=np.float32)}, folder / "model.safetensors")
     tokenizer = {
         "version": "1.0",
         "truncation": {"max_length": 128, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
         "padding": {"strategy": {"Fixed": 128}, "pad_id": 0},
-        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "é": 1}, "unk_token": "[UNK]"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "é": 4},
+            "unk_token": "[UNK]",
+        },
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder

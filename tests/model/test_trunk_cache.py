@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mtlops.data.tokenisation import Tokenizer, pad
+from mtlops.model.adapters.anatomy import Cut
 from mtlops.model.encoders import load_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.trunk_cache import TrunkCache
@@ -31,9 +32,10 @@ def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
     cache = _cache(encoder, tmp_path)
     cache.fill(ROW_IDS, TEXTS)
     values, mask = cache.batch(ROW_IDS[:5])
-    ids, expected_mask = map(torch.from_numpy, pad(Tokenizer(encoder / "tokenizer.json", max_tokens=16).ids(TEXTS[:5])))
+    tokens = Tokenizer(encoder / "tokenizer.json", max_tokens=16).ids(TEXTS[:5])
+    ids, expected_mask = map(torch.from_numpy, pad(tokens, pad_id=0))
     trunk = load_trunk(encoder)
-    expected = trunk(ids, expected_mask, depth=1)
+    expected = trunk(ids, expected_mask, depth=1, cut=Cut.SUM)
     assert torch.equal(mask, expected_mask)
     assert torch.allclose(values[mask.bool()], expected[mask.bool()], atol=1e-5)
     top = PairModel(trunk, Model(adapter_drop=1)).frozen(expected, expected_mask)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlops.training.batches import plan_epoch
+from mtlops.training.batches import plan_epoch, skip_each, skip_lowest
 
 _LENGTHS = st.dictionaries(
     st.sampled_from(["a", "b", "c", "d"]), st.lists(st.integers(2, 64), min_size=1, max_size=200), min_size=1
@@ -45,3 +45,23 @@ def test_similar_lengths_share_a_step_and_others_do_not() -> None:
     lengths = {"short": np.full(8, 10), "same": np.full(8, 11), "long": np.full(8, 60)}
     steps = plan_epoch(lengths, epoch=1, seed=0, batch_size=8)
     assert [set(step.rows) for step in steps] == [{"short", "same"}, {"long"}]
+
+
+def test_only_batches_that_leave_out_the_same_layers_share_a_step() -> None:
+    lengths = {task: np.full(400, 10) for task in "abc"}
+    steps = plan_epoch(lengths, epoch=1, seed=0, batch_size=8, skip=skip_lowest(range(3)))
+    assert {step.skipped for step in steps} == {frozenset(), frozenset({0}), frozenset({0, 1})}
+    assert {len(step.rows) for step in steps} == {1, 2, 3}
+    for task in lengths:
+        alone = plan_epoch({task: lengths[task]}, epoch=1, seed=0, batch_size=8, skip=skip_lowest(range(3)))
+        of_task = [s for s in steps if task in s.rows]
+        assert sorted((s.rows[task][0], sorted(s.skipped)) for s in of_task) == sorted(
+            (s.rows[task][0], sorted(s.skipped)) for s in alone
+        )
+
+
+def test_each_layer_is_left_out_at_its_rate() -> None:
+    random, rule = np.random.default_rng(0), skip_each(range(4), 0.25)
+    draws = [rule(random) for _ in range(4000)]
+    for layer in range(4):
+        assert abs(sum(layer in draw for draw in draws) / 4000 - 0.25) < 0.03

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.predictor import Backbone
 from mtlops.params import Model, Train
 from mtlops.tasks import Task
 from mtlops.training import loop
 from mtlops.training.checkpoint import Checkpoint
+from mtlops.training.fusion import prepare_second_stage, prune
 from mtlops.training.learner import Learner, Rows
 from tests.tiny_encoder import WORDS, write_prepared_encoder
 
@@ -44,12 +46,21 @@ def _labels(text: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("b")
-    encoder = write_prepared_encoder(folder / "encoder", hidden=32)
-    made = Backbone(encoder, cache=folder / "cache", model=Model(adapter_drop=1, bottleneck=8), max_tokens=16)
+    write_prepared_encoder(folder / "encoder", hidden=32)
+    return folder
+
+
+def _backbone(folder: Path, model: Model) -> Backbone:
+    made = Backbone(folder / "encoder", cache=folder / "cache", model=model, max_tokens=16)
     made.cache.fill([f"r{i}" for i in range(64)], _texts())
     return made
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Backbone:
+    return _backbone(folder, Model(adapter_drop=1, bottleneck=8))
 
 
 def _learners(backbone: Backbone, names: tuple[str, ...] = tuple(TASKS), train: Train = TRAIN) -> dict[str, Learner]:
@@ -60,7 +71,13 @@ def _learners(backbone: Backbone, names: tuple[str, ...] = tuple(TASKS), train: 
         rows = [Rows([f"r{i}" for i in part], labels[part.start : part.stop]) for part in (range(48), range(48, 64))]
         tensors = backbone.pairs.init(TASKS[name], torch.Generator().manual_seed(0))
         learners[name] = Learner(
-            TASKS[name], tensors, train=rows[0], valid=rows[1], params=train, device=torch.device("cpu")
+            TASKS[name],
+            tensors,
+            train=rows[0],
+            valid=rows[1],
+            params=train,
+            learning_rate=train.learning_rate or 0.02,
+            device=torch.device("cpu"),
         )
     return learners
 
@@ -76,11 +93,62 @@ def test_every_kind_learns(backbone: Backbone, tmp_path: Path) -> None:
         assert losses[-1] < losses[0], learner.task.name
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 7, 13])
+@pytest.mark.parametrize("adapter", sorted(set(catalog.ADAPTERS) - {"fusion"}))
+def test_every_adapter_learns_and_each_task_as_if_alone(folder: Path, tmp_path: Path, adapter: str) -> None:
+    backbone = _backbone(folder, Model(adapter=adapter, adapter_drop=1, bottleneck=8))
+    together = _fit(backbone, tmp_path / "a", _learners(backbone, ("words", "length")))
+    for learner in together.values():
+        losses = [epoch["train_loss"] for epoch in learner.progress.epochs]
+        assert losses[-1] < losses[0], learner.task.name
+        assert learner.progress.best_epoch > 0
+    alone = _fit(backbone, tmp_path / "b", _learners(backbone, ("words",)))["words"]
+    for name, tensor in together["words"].tensors.items():
+        assert torch.allclose(alone.tensors[name], tensor, atol=1e-4), name
+
+
+def test_fusion_trains_only_its_own_tensors_and_reports_what_it_listens_to(folder: Path, tmp_path: Path) -> None:
+    first = _backbone(folder, Model(adapter_drop=1, bottleneck=8))
+    sources = _fit(first, tmp_path / "a", _learners(first, ("tone", "length", "words")))
+    backbone = _backbone(folder, Model(adapter="fusion", adapter_drop=1, fusion_keep=2))
+    prepare_second_stage(backbone, sources)
+    learner = _fit(backbone, tmp_path / "b", _learners(backbone, ("words",)))["words"]
+    assert not any("up" in name or "down" in name for name in learner.tensors)
+    served = backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
+    for position, source in enumerate(sources.values()):
+        assert torch.equal(served["layers.2.up"][position], source.best["layers.2.up"])
+    fused = prune(learner, backbone, served)
+    shares, kept = (fused.report["layers"]["1"][key] for key in ("shares", "kept"))
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    [left_out] = shares.keys() - set(kept)
+    assert shares[left_out] <= min(shares[name] for name in kept)
+    assert fused.tensors["layers.1.up"].shape[0] == 2
+    answers = backbone.logits(learner.valid.row_ids, fused.tensors)
+    assert fused.report["value_with_kept"] == learner.primary_value(answers)
+
+
+@pytest.mark.parametrize("drop", ["robust", "stochastic"])
+def test_drawn_drops_leave_layers_out_and_each_task_as_if_alone(folder: Path, tmp_path: Path, drop: str) -> None:
+    train = TRAIN.model_copy(update={"adapter_drop": drop, "adapter_drop_rate": 0.5})
+    backbone = _backbone(folder, Model(adapter_drop=0, bottleneck=8))
+    together = _fit(backbone, tmp_path / "a", _learners(backbone, train=train), train)["tone"]
+    alone = _fit(backbone, tmp_path / "b", _learners(backbone, ("tone",), train), train)["tone"]
+    fixed = _fit(backbone, tmp_path / "c", _learners(backbone, ("tone",)))["tone"]
+    for name, tensor in together.tensors.items():
+        assert torch.allclose(alone.tensors[name], tensor, atol=1e-4), name
+    assert not torch.allclose(fixed.tensors["layers.0.up"], together.tensors["layers.0.up"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "drop", "kill_at"),
+    [("pfeiffer", "fixed", kill_at) for kill_at in (1, 5, 7, 13)]
+    + [("masked", "robust", 9), ("prefix", "stochastic", 5)],
+)
 def test_killed_and_resumed_ends_with_the_same_bits(
-    backbone: Backbone, tmp_path: Path, kill_at: int, caplog: pytest.LogCaptureFixture
+    folder: Path, tmp_path: Path, adapter: str, drop: str, kill_at: int
 ) -> None:
-    whole = _fit(backbone, tmp_path / "whole", _learners(backbone))
+    backbone = _backbone(folder, Model(adapter=adapter, adapter_drop=1))
+    train = TRAIN.model_copy(update={"adapter_drop": drop, "adapter_drop_rate": 0.5})
+    whole = _fit(backbone, tmp_path / "whole", _learners(backbone, train=train), train)
 
     class KilledAt(Checkpoint):
         saves = 0
@@ -92,8 +160,10 @@ def test_killed_and_resumed_ends_with_the_same_bits(
                 raise _Killed
 
     with pytest.raises(_Killed):
-        loop.fit(_learners(backbone), backbone, train=TRAIN, checkpoint=KilledAt(tmp_path / "cut", run="r"))
-    resumed = _fit(backbone, tmp_path / "cut", _learners(backbone))
+        loop.fit(
+            _learners(backbone, train=train), backbone, train=train, checkpoint=KilledAt(tmp_path / "cut", run="r")
+        )
+    resumed = _fit(backbone, tmp_path / "cut", _learners(backbone, train=train), train)
     for name in TASKS:
         assert resumed[name].progress == whole[name].progress
         for key, tensor in whole[name].best.items():
