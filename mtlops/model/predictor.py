@@ -122,7 +122,8 @@ class Backbone:
         self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
     ) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) for rows that `fill` has seen, where tasks train layers together."""
-        shared = {name: tensor.to(self.device) for name, tensor in shared.items()}
+        # Detached: PyTorch multiplies by other kernels, and to other last bits, where a gradient could be asked for.
+        shared = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
         head = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
         result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
         for rows in self._batches(row_ids):
