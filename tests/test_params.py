@@ -37,6 +37,27 @@ def test_minimal_params_have_every_default() -> None:
         ("    stars:", "    windows:", "suite.tasks.windows: this name is taken"),
         ("[bad, good]", "[bad]", "suite.tasks.tone: kind 'multiclass' needs at least 2 classes; 1 given."),
         ("[bad, good]", "[bad, bad]", "suite.tasks.tone: classes are named twice: bad."),
+        ("suite:", "train: {balancing: pcgrad}\nsuite:", "train.balancing: with model.sharing 'adapters' no weight"),
+        (
+            "suite:",
+            "train: {sampling_temperature: 2}\nmodel: {sharing: hard, tuned_layers: 0}\nsuite:",
+            "train.sampling_temperature: with model.sharing 'hard' and no tuned layer no weight is trained",
+        ),
+        (
+            "suite:",
+            "train: {balancing: cagrad}\nmodel: {sharing: soft}\nsuite:",
+            "train.balancing: 'cagrad' compares the tasks' gradients on the same weights, but under soft",
+        ),
+        ("suite:", "train: {balancing: gradnrom}\nsuite:", "unknown choice 'gradnrom'. Did you mean 'gradnorm'?"),
+        ("suite:", "model: {tuned_layers: 2}\nsuite:", "tuned_layers is for sharing 'hard' or 'soft' or"),
+        ("suite:", "model: {sharing: hard, tune_embeddings: true}\nsuite:", "tune_embeddings needs `tuned_layers"),
+        ("suite:", "model: {sharing: hierarchical, depths: {tnoe: 1}}\nsuite:", "model.depths.tnoe: no task 'tnoe'"),
+        ("suite:", "model: {sharing: hierarchical, depths: {tone: 0}}\nsuite:", "depths.tone: 0; a task goes through"),
+        (
+            "suite:",
+            "train: {adapter_drop: robust}\nmodel: {sharing: hard}\nsuite:",
+            "train.adapter_drop: 'robust' is for model.sharing 'adapters'",
+        ),
         ("[1, 5]", "[5, 1]", "suite.tasks.stars: range is [lowest, highest]"),
         ("suite:", "gates: {floor: {tones: 1}}\nsuite:", "gates.floor.tones: no task 'tones' in suite.tasks. Did you"),
         ("suite:", "train: {epochs: many}\nsuite:", 'train.epochs: input should be a valid integer'),
@@ -101,3 +122,9 @@ def test_schema_describes_every_key() -> None:
 def test_the_repository_params_are_valid() -> None:
     params = read_params(Path(__file__).parents[1] / "params.yaml")
     assert list(params.suite.tasks) == ["sentiment", "intensity", "subjectivity", "topic"]
+
+
+def test_sharing_brings_its_own_learning_rate_and_a_subset_of_tasks_its_depths() -> None:
+    text = VALID + "model: {sharing: hierarchical, depths: {tone: 1, stars: 2}}\n"
+    assert parse_params(text).learning_rate() == 1e-3
+    assert parse_params(text, tasks="stars").model.depths == {"stars": 2}

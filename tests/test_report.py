@@ -197,6 +197,15 @@ def test_pages_have_the_plots_that_people_look_for(folder: Path) -> None:
     assert plots["training"] == 2
 
 
+def test_training_shows_the_teacher_and_what_a_task_left_out(tmp_path: Path) -> None:
+    apart = {"rows": 60, "teacher": 0.9, "student": 0.875, "change": -0.025, "divergence": 0.3, "agreement": 0.951}
+    task = _training()["tasks"]["tone"] | {"distillation": apart, "ignored": {"train.label_smoothing": "soft by rank"}}
+    write_report(tmp_path / "training.json", _training() | {"craft": {"schedule": "cosine"}, "tasks": {"tone": task}})
+    text = (tmp_path / "training.html").read_text(encoding="utf-8")
+    for shown in ("Beside the teacher", "0.951", "-0.025", "soft by rank", "cosine"):
+        assert shown in text.replace("\N{MINUS SIGN}", "-"), shown
+
+
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_report(tmp_path / folder / "evaluation.json", _evaluation())

@@ -156,7 +156,8 @@ class Backbone:
     ) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
         """A function from a state and its mask to one task's logits."""
         bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
-        common = {name: tensor.to(self.device) for name, tensor in shared.items()}
+        # Detached: PyTorch multiplies by other kernels, and to other last bits, where a gradient could be asked for.
+        common = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
 
         def answer(state: Tensor, mask_BS: Tensor) -> NDArray[np.float32]:
             if isinstance(self.above, PairModel):

@@ -26,6 +26,17 @@ def _body(payload: Payload) -> Iterator[Markup]:
     yield section("Learning curves", tag("p", note, class_="soft"), tag("div", *panels, class_="grid"))
     heads = ["task", "epochs", "best epoch", "parameters trained", "best validation metric"]
     yield section("Tasks", table(heads, (_row(name, task, payload) for name, task in payload["tasks"].items())))
+    taught = {name: task["distillation"] for name, task in payload["tasks"].items() if "distillation" in task}
+    if taught:
+        note = (
+            "Both answer the validation rows; agreement is the share of equal answers, divergence their mean distance."
+        )
+        heads = ["task", "rows", "teacher", "student", "change", "agreement", "divergence"]
+        rows = ([name, *(found.get(key) for key in ("rows", *heads[2:]))] for name, found in taught.items())
+        yield section("Beside the teacher", tag("p", note, class_="soft"), table(heads, rows))
+    ignored = [[n, key, why] for n, task in payload["tasks"].items() for key, why in task.get("ignored", {}).items()]
+    if ignored:
+        yield section("Keys that a task does not use", table(["task", "key", "reason"], ignored))
 
 
 def _heading(name: str, task: Payload) -> Markup:

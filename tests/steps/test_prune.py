@@ -98,13 +98,18 @@ def test_what_cannot_be_pruned_is_refused_and_stays(work: Workspace) -> None:
     with pytest.raises(UsageError, match="no task 'mood' like the one in params.yaml"):
         prune(work.params("suite.tasks.mood.classes=[sad, glad]"), **paths)
     assert sha256_tree(work.root / "models/trained") == before
-    params = work.params("model.adapter=ia3", "train.epochs=1")
-    train(
-        params, **work.paths("prepared", "encoder", "cache"), out=work.root / "models/trained",
-        report=work.root / "reports/training.json",
-    )  # fmt: skip
-    with pytest.raises(UsageError, match="'ia3' has no bottleneck units"):
-        prune(params, **paths)
+    for chosen, message in (
+        ("model.adapter=ia3", "'ia3' has no bottleneck units"),
+        ("model.adapter=fusion", "no bottleneck units to remove. Use model.fusion_keep"),
+        ("model.sharing=hard", "its tasks train layers of the trunk"),
+    ):
+        params = work.params(chosen, "train.epochs=1")
+        train(
+            params, **work.paths("prepared", "encoder", "cache"), out=work.root / "models/trained",
+            report=work.root / "reports/training.json",
+        )  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            prune(params, **paths)
 
 
 def test_keeping_all_writes_the_same_tensors(work: Workspace) -> None:
