@@ -80,7 +80,7 @@ def test_clone_of_the_results_is_verified_without_any_data(clone: Clone, tmp_pat
     [
         ("params.yaml", "resamples: 100", "resamples: 101", ["evaluate", "export"]),
         ("params.yaml", "golden_rows: 2", "golden_rows: 3", ["export"]),
-        ("params.yaml", "epochs: 2", "epochs: 3", ["train", "export"]),
+        ("params.yaml", "epochs: 2", "epochs: 3", ["train", "evaluate", "export"]),
         ("params.yaml", "label: grade", "label: mood", list(STEPS)),
         ("data/sources/reviews.csv", "text,mood", "text,tone", ["prepare"]),
     ],
@@ -93,6 +93,14 @@ def test_a_change_repeats_only_what_depends_on_it(
     set_value(changed.folder / file, old, new)
     printed = changed.run(".venv/bin/dvc", "status", "--json")
     assert set(json.loads(printed[printed.index("{") :])) == set(stages)
+
+
+def test_a_changed_check_repeats_evaluate_and_not_train(clone: Clone, tmp_path: Path) -> None:
+    changed = Clone(tmp_path / "changed")
+    shutil.copytree(clone.folder, changed.folder, symlinks=True)
+    set_value(changed.folder / "data/sources/checks.yaml", "the phone was very good", "the phone was very great")
+    printed = changed.run(".venv/bin/dvc", "repro", "evaluate")
+    assert [step for step in STEPS if f"Running stage '{step}'" in printed] == ["prepare", "validate", "evaluate"]
 
 
 def test_experiment_metrics_and_their_difference(clone: Clone, tmp_path: Path) -> None:

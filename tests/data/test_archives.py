@@ -32,7 +32,9 @@ def test_a_missing_member_is_named(tmp_path, kind):
         read_members(tmp_path / "archive", ["two"])
 
 
-@pytest.mark.parametrize("content", [b"", b"neither zip nor tar", tar({"one": b"1" * 9999})[:60]])
+@pytest.mark.parametrize(
+    "content", [b"", b"neither zip nor tar", tar({"one": b"1" * 9999})[:60]], ids=["empty", "other", "cut"]
+)
 def test_a_damaged_archive_is_an_artefact_error(tmp_path, content):
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(ArtefactError, match="archive: is not a readable archive"):
