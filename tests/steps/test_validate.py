@@ -15,6 +15,7 @@ from mtlops.files import write_json
 from mtlops.params import parse_params
 from mtlops.steps.prepare import prepare
 from mtlops.steps.validate import Validated, validate
+from tests.tiny_encoder import write_encoder
 
 PARAMS = """
 suite:
@@ -56,10 +57,7 @@ def write_tickets(folder: Path, **cells: str) -> Path:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "encoder").mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / "encoder" / name).write_text("{}", encoding="utf-8")
-    (folder / "encoder" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    write_encoder(folder / "encoder")
     (folder / "params.yaml").write_text(PARAMS, encoding="utf-8")
     return folder
 
