@@ -60,7 +60,7 @@ class Joint:
         self.params, self.weights, self.sharing = train, dict(weights), backbone.sharing
         start = {name: tensor.to(backbone.device) for name, tensor in self.sharing.start().items()}
         self.tensors = {name: tensor.requires_grad_() for name, tensor in start.items()}
-        self.best, self.before = (self._copy() for _ in range(2))
+        self.best, self.before = self._copy(), self._remembered()
         self.progress = JointProgress()
         self.balancer: Balancer = catalog.load(catalog.BALANCERS[train.balancing].code)(
             [learner.task for learner in learners.values()], common=self.sharing.common(self.tensors), params=train
@@ -89,7 +89,7 @@ class Joint:
         loss_weights = {task: round(self.balancer.weight(task), 6) for task in values}
         progress.epochs.append({"epoch": epoch, "mean_primary": value, "loss_weights": loss_weights})
         self.balancer.finish_epoch(losses)
-        self.before = self._copy()
+        self.before = self._remembered()
         if value > progress.best_value:
             progress.best_value, progress.best_epoch, self.best = value, epoch, self._copy()
         elif epoch - progress.best_epoch >= self.params.patience:
@@ -125,7 +125,8 @@ class Joint:
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[f"now/{name}"])
                 self.best[name].copy_(tensors[f"best/{name}"])
-                self.before[name].copy_(tensors[f"before/{name}"])
+            for name, tensor in self.before.items():
+                tensor.copy_(tensors[f"before/{name}"])
         if self._optimizer is not None:
             restore_moments(self._optimizer, self.tensors, tensors)
         mine = {name.removeprefix("balancer/"): t for name, t in tensors.items() if name.startswith("balancer/")}
@@ -167,6 +168,9 @@ class Joint:
             return set()
         frozen = frozen_names(map(_in_trunk, self.tensors), epoch=len(self.progress.epochs) + 1)
         return {name for name in self.tensors if _in_trunk(name) in frozen}
+
+    def _remembered(self) -> Tensors:
+        return self._copy() if self.sharing.remembers else {}
 
     def _copy(self) -> Tensors:
         return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}

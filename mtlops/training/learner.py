@@ -16,10 +16,9 @@ from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
 from mtlops.training.batches import task_seed
+from mtlops.training.checkpoint import moments, restore_moments
 from mtlops.training.objective import Objective
 from mtlops.training.schedules import frozen_names, rate, rates_by_layer, unlayered
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -185,10 +184,7 @@ class Learner:
         """Returns everything that a resume needs: tensors by name, and plain values."""
         tensors = {f"now/{n}": t.detach() for n, t in self.tensors.items()}
         tensors |= {f"best/{n}": t for n, t in self.best.items()}
-        for name, tensor in self.tensors.items():
-            moments = self._optimizer.state.get(tensor, {})
-            tensors |= {f"{key}/{name}": moments[key] for key in _MOMENTS if key in moments}
-        return tensors, dict(vars(self.progress))
+        return tensors | moments(self._optimizer, self.tensors), dict(vars(self.progress))
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
@@ -197,11 +193,7 @@ class Learner:
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[f"now/{name}"])
                 self.best[name].copy_(tensors[f"best/{name}"])
-                if f"step/{name}" in tensors:
-                    moments = {key: tensors[f"{key}/{name}"].clone() for key in _MOMENTS}
-                    self._optimizer.state[tensor] = {
-                        key: value if key == "step" else value.to(tensor.device) for key, value in moments.items()
-                    }
+        restore_moments(self._optimizer, self.tensors, tensors)
 
     def _standardised(self, labels: NDArray[Any]) -> NDArray[Any]:
         return (labels - self.offset) / self.scale if self._is_regression else labels

@@ -31,7 +31,7 @@ SCHEMES = {
     "l2": Model(sharing="soft", soft="l2"),
     "cross-stitch": Model(sharing="soft", soft="cross-stitch"),
 }
-TRAIN = Train(epochs=3, batch_size=8, learning_rate=0.01, trunk_learning_rate=1e-3, checkpoint_seconds=1e-9, threads=1)
+TRAIN = Train(epochs=2, batch_size=8, learning_rate=0.01, trunk_learning_rate=1e-3, checkpoint_seconds=1e-9, threads=1)
 ROWS = {"tone": 48, "length": 48, "words": 20}
 """One task has fewer rows: it is absent from some rounds."""
 
@@ -98,7 +98,7 @@ class Run:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_learns(folder: Path, tmp_path: Path, scheme: str) -> None:
-    train = TRAIN.model_copy(update={"epochs": 8, "patience": 8})
+    train = TRAIN.model_copy(update={"epochs": 5, "patience": 5, "learning_rate": 0.03})
     run = Run(folder, SCHEMES[scheme], train).fit(Checkpoint(tmp_path, run="r"))
     for learner in run.learners.values():
         losses = [epoch["train_loss"] for epoch in learner.progress.epochs]
@@ -143,8 +143,8 @@ def test_killed_and_resumed_ends_with_the_same_bits(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("balancing", catalog.BALANCERS)
 def test_every_balancer_resumes_with_the_same_bits(folder: Path, tmp_path: Path, balancing: str) -> None:
-    train = TRAIN.model_copy(update={"balancing": balancing, "sampling_temperature": 3.0, "epochs": 4})
-    whole, resumed = _kill(folder, tmp_path, SCHEMES["hard"], train, 18)
+    train = TRAIN.model_copy(update={"balancing": balancing, "sampling_temperature": 3.0, "epochs": 3})
+    whole, resumed = _kill(folder, tmp_path, SCHEMES["hard"], train, 14)
     _same(whole, resumed)
     weights = [epoch["loss_weights"] for epoch in whole.joint.progress.epochs]
     assert (weights[0] != weights[-1]) == (balancing in ("uncertainty", "dwa", "gradnorm"))

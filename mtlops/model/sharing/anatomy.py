@@ -89,8 +89,16 @@ class Sharing:
         lowest_end = min(self.ends.values())
         return [name for name in shared if not name.startswith("layers.") or int(name.split(".")[1]) < lowest_end]
 
+    @property
+    def remembers(self) -> bool:
+        """`penalty` looks at what was before."""
+        return False
+
     def penalty(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor | None:
-        """Returns a loss () on the tensors themselves, or None; `before`: as they were when the last epoch ended."""
+        """Returns a loss () on the tensors themselves, or None.
+
+        `before`: as they were when the last epoch ended, or at the start; empty unless it `remembers`.
+        """
         return None
 
     @property

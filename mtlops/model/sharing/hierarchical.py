@@ -32,9 +32,14 @@ class Hierarchical(Sharing):
         """The exits are the different ends, the lowest first."""
         return tuple(self._ends.index(self.ends[task]) for task in self.tasks)
 
+    @property
+    def remembers(self) -> bool:
+        """Successive regularisation looks back by an epoch."""
+        return self.params.successive_weight > 0
+
     def penalty(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor | None:
         """Returns the successive regularisation."""
-        if not self.params.successive_weight or not shared:
+        if not self.remembers or not shared:
             return None
         distance = torch.stack([(tensor - before[name]).square().sum() for name, tensor in shared.items()]).sum()
         return self.params.successive_weight * distance
