@@ -23,6 +23,7 @@ body {
 }
 header, main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 1.5rem; }
+nav.parts { border-top: 1px solid var(--line); padding-top: .5rem; max-width: 68rem; }
 nav { font-size: .875rem; color: var(--soft); display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--accent); text-underline-offset: .15em; }
 a:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
@@ -101,6 +102,8 @@ svg .floor { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg .floor-text { fill: var(--bad); font-size: 11px; }
 svg .ours { stroke: var(--accent); fill: var(--accent); stroke-width: 2.25; }
 svg .theirs { stroke: var(--soft); fill: var(--soft); stroke-width: 1.25; }
+svg .faint { stroke-dasharray: 2 3; fill: var(--sheet); }
+svg .champion { stroke: var(--second); fill: none; stroke-width: 1.75; }
 svg .first { stroke: var(--accent); fill: none; stroke-width: 2; }
 svg .second { stroke: var(--second); fill: none; stroke-width: 2; stroke-dasharray: 6 3; }
 svg .first-dot { fill: var(--accent); }
