@@ -65,7 +65,7 @@ def _evaluation() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _compared() -> dict[str, Any]:
+def everything() -> dict[str, Any]:
     """An evaluation with everything that can be in one: champion, twins, slices, robustness, behaviour, drift."""
     found = _evaluation()
     tone, tags, many, stars = found["tasks"].values()
@@ -153,7 +153,7 @@ REPORTS = {
     "validation": _validation(),
     "training": _training(),
     "evaluation": _evaluation(),
-    "compared": _compared(),
+    "compared": everything(),
     "decision": _decision(),
     "export": _export(),
     "anything": {
@@ -249,7 +249,7 @@ def test_what_was_compared_has_a_plot_for_each_question(folder: Path) -> None:
 
 
 def test_the_champion_stands_in_the_forest_and_in_a_table_with_the_change() -> None:
-    text = html_page(_compared(), name="evaluation")
+    text = html_page(everything(), name="evaluation")
     words = _Page(text).text
     assert "bundle feedfacefeedface" in words
     assert "Macro-F1 beside the baselines: this model 0.652 (0.632 to 0.672); champion 0.550 (0.530 to 0.570)" in text
@@ -268,7 +268,7 @@ def test_without_a_champion_nothing_is_said_of_one() -> None:
 
 
 def test_slices_are_drawn_from_the_weakest_and_small_ones_are_marked_as_not_judged() -> None:
-    text = html_page(_compared(), name="evaluation")
+    text = html_page(everything(), name="evaluation")
     drawn = re.search(r'aria-label="Macro-F1 by slice: ([^"]*)"', text)
     assert drawn
     names = [part.rsplit(" 0.", 1)[0] for part in html.unescape(drawn[1]).split(", champion")[0].split("; ")]
@@ -280,7 +280,7 @@ def test_slices_are_drawn_from_the_weakest_and_small_ones_are_marked_as_not_judg
 
 
 def test_calibration_behaviour_robustness_twins_and_drift_are_in_words() -> None:
-    words = re.sub(r"\s+", " ", _Page(html_page(_compared(), name="evaluation")).text)
+    words = re.sub(r"\s+", " ", _Page(html_page(everything(), name="evaluation")).text)
     for said in (
         "Temperature 1.38: calibration error from 0.101 to 0.054.", "Decision threshold 0.625.",
         "as it is 0.652", "dropped words", "-0.052 (-0.072 to -0.032)",
@@ -294,12 +294,12 @@ def test_calibration_behaviour_robustness_twins_and_drift_are_in_words() -> None
 
 
 def test_a_long_page_links_its_parts_and_a_short_one_does_not() -> None:
-    assert '<a href="#by-slice">By slice</a>' in html_page(_compared(), name="evaluation")
+    assert '<a href="#by-slice">By slice</a>' in html_page(everything(), name="evaluation")
     assert 'class="parts"' not in html_page(_decision(), name="decision")
 
 
 def test_a_task_has_a_page_of_its_own_that_links_nothing_else() -> None:
-    page = _Page(task_page(_compared(), "tone"))
+    page = _Page(task_page(everything(), "tone"))
     assert all(target.startswith("#") for key, target in page.attributes if key == "href" and target)
     assert "Evaluation: tone" in page.words
     assert "stars" not in page.words and "mean over tasks" not in page.words

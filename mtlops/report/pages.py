@@ -72,7 +72,7 @@ def _index(folder: Path) -> str:
         title="Reports",
         about="One page for each step of the last run, in the order of the steps.",
         links=[],
-        parts=[*map(verdict_banner, verdicts), tag("div", *cards, class_="grid")],
+        parts=[*map(verdict_banner, verdicts), section("Steps", tag("div", *cards, class_="grid"))],
     )
 
 

@@ -115,7 +115,7 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
         marks.append(_text(place[0], top - 6, _short(name, 12), place[1], transform=turn))
     for i, row in enumerate(counts):
         y = top + height * i
-        marks.append(_text(left - 8, y + height / 2 + 4, _short(classes[i], 13), "end"))
+        marks.append(_text(left - 8, y + height / 2 + 4, _short(classes[i], 12), "end"))
         for j, count in enumerate(row):
             marks += _confusion_cell(left + cell * j, y, cell, height, count, sum(row), (classes[i], classes[j]))
     shares = (f"{c}: {r[i]} of {sum(r)} right" for i, (c, r) in enumerate(zip(classes, counts, strict=True)))
@@ -241,11 +241,10 @@ def _confusion_cell(
     share = count / total if total else 0.0
     said = tag("title", f"{names[0]} taken for {names[1]}: {count} of {total} ({share:.0%})")
     box = {"x": _f(x), "y": _f(y), "width": _f(width), "height": _f(height), "rx": "3"}
-    text_style = "middle on" if share > 0.55 else "middle"
     return [
         tag("rect", class_="ground", **box),
-        tag("rect", said, class_="heat", opacity=f"{share:.3f}", **box),
-        _text(x + width / 2, y + height / 2 + 4, number(count), text_style),
+        tag("rect", said, class_="heat", style=f"--share:{share:.3f}", **box),
+        _text(x + width / 2, y + height / 2 + 4, number(count), "middle"),
     ]
 
 
