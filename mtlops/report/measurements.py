@@ -119,7 +119,8 @@ def robustness_sections(tasks: Tasks) -> Iterator[Markup]:
         words = join(
             (tag("span", name), tag("span", f"{title_case(task['primary'])} · {number(rows)} rows", class_="soft"))
         )
-        whole, metric = Estimate("as it is", **_as_it_is(found)), task["primary"]
+        value, metric = _as_it_is(found), task["primary"]
+        whole = Estimate("as it is", value, low=value, high=value)
         plot = forest(whole, shown, metric=metric, floor=None, name="of changed texts", has_guide=True)
         losses = ([kind.replace("_", " "), signed(part["change"])] for kind, part in found.items())
         cards.append(card(words, plot, details("Changes", table(["change of the text", title_case(metric)], losses))))
@@ -131,11 +132,11 @@ def robustness_sections(tasks: Tasks) -> Iterator[Markup]:
         )
 
 
-def _as_it_is(found: Mapping[str, Any]) -> dict[str, float]:
-    """The metric on the unchanged texts of the same rows, as a point: value minus change of any perturbation."""
+def _as_it_is(found: Mapping[str, Any]) -> float:
+    """The metric on the unchanged texts of the same rows: value minus change of any perturbation."""
     first = next(iter(found.values()))
-    value = first["value"]["value"] - first["change"]["value"]
-    return {"value": value, "low": value, "high": value}
+    value: float = first["value"]["value"] - first["change"]["value"]
+    return value
 
 
 def behaviour_sections(tasks: Tasks) -> Iterator[Markup]:

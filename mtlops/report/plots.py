@@ -92,10 +92,10 @@ def scores(values: Mapping[str, float], *, name: str, limit: float, limit_name: 
     marks.append(_text(x(limit) - 4, 10, limit_name, "floor-text end"))
     for i, (row, value) in enumerate(values.items()):
         y, style = top + step * i + 8, "second-dot" if value > limit else "first-dot"
-        said = tag("title", f"{row}: {value:.3f}")
+        hover = tag("title", f"{row}: {value:.3f}")
         marks += [
             _text(0, y + 4, _short(row, letters), "quiet"),
-            tag("circle", said, cx=_f(x(value)), cy=_f(y), r="4", class_=style),
+            tag("circle", hover, cx=_f(x(value)), cy=_f(y), r="4", class_=style),
             _text(WIDTH - 4, y + 4, f"{value:.2f}", "end quiet"),
         ]
     said = "; ".join(f"{row} {value:.2f}" for row, value in values.items())
