@@ -72,6 +72,9 @@ def _add_request(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--tasks", default="", metavar="A,B", help="act as if the suite had only these tasks")
     command.add_argument("--reason", default="", help="why it is run; recorded with the run and the bundle")
+    command.add_argument(
+        "--registry", default="", metavar="URL", help="compare with its champion, and promote into it; default: neither"
+    )
     command.add_argument("--data-repo", default="", metavar="URL", help="git/DVC repository that holds your data files")
     command.add_argument("--data-rev", default="", metavar="REV", help="its branch, tag or commit")
 
@@ -84,6 +87,7 @@ def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
         overrides=options.overrides,
         tasks=options.tasks,
         reason=options.reason,
+        registry=options.registry,
         data_repo=data_repo,
         data_rev=options.data_rev,
     )
@@ -118,7 +122,9 @@ def _run(options: argparse.Namespace) -> None:
     # Downloads and the trunk cache are shared with `mtlops` and DVC; both are checked by hash on every use.
     os.environ.setdefault("MTLOPS_WORK", str(Path("data").resolve()))
     compiled = options.pipeline or COMPILED
-    with _containers(options, compiled, data=data) if options.runner == "docker" else nullcontext() as containers:
+    in_containers = options.runner == "docker"
+    opened = _containers(options, compiled, data=data, request=request) if in_containers else nullcontext()
+    with opened as containers:
         arguments = request.arguments()
         if containers:
             _tell_other_code(containers, arguments["code_digest"])
@@ -139,12 +145,13 @@ def _run(options: argparse.Namespace) -> None:
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
 
 
-def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None) -> Any:
+def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None, request: Any) -> Any:
     from pipelines.compiling import image_of, read_compiled
     from pipelines.containers import open_containers
 
     image = options.image or image_of(read_compiled(compiled))
-    return open_containers(image, data=data, work=Path(os.environ["MTLOPS_WORK"]).resolve())
+    registry = Path(request.registry) if request.registry.startswith("/") else None
+    return open_containers(image, data=data, work=Path(os.environ["MTLOPS_WORK"]).resolve(), registry=registry)
 
 
 def _tell_other_code(containers: Any, code_digest: str) -> None:

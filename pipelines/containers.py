@@ -33,7 +33,7 @@ USER = 10001
 LABEL = "mtlops.run"
 """Label of a step's container; its value is the name of the run's folder."""
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _WORK = ("raw", "cache")
 _PASSED_ON = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
@@ -60,6 +60,7 @@ class Containers:
         code_digest: `mtlops.bundle.code_digest()` in the image.
         data: folder that containers may read at the same path, or None.
         work: folder for downloads and the trunk cache; containers may write its `raw` and `cache`.
+        registry: folder of the registry, which containers may write, or None.
     """
 
     client: docker.DockerClient
@@ -68,13 +69,14 @@ class Containers:
     code_digest: str
     data: Path | None
     work: Path
+    registry: Path | None
 
     def runner(self, folder: Path) -> local.DockerRunner:
         """Returns kfp's runner for a pipeline whose root is `folder`; kfp itself mounts that.
 
         Earlier runs beside `folder` can be read, because kfp.local's cache hands on what they made.
         """
-        written = [self.work / name for name in _WORK]
+        written = [*(self.work / name for name in _WORK), *([self.registry] if self.registry else [])]
         for path in written:
             path.mkdir(parents=True, exist_ok=True)
         _give(folder, *written)
@@ -89,7 +91,7 @@ class Containers:
 
 
 @contextmanager
-def open_containers(image: str, *, data: Path | None, work: Path) -> Iterator[Containers]:
+def open_containers(image: str, *, data: Path | None, work: Path, registry: Path | None = None) -> Iterator[Containers]:
     """Yields what the steps of a run are started with.
 
     DOCKER_HOST names the engine. Without it, it is the first of the usual sockets that answers, or else a podman
@@ -99,6 +101,7 @@ def open_containers(image: str, *, data: Path | None, work: Path) -> Iterator[Co
         image: name of an image that the engine has.
         data: folder that the steps read.
         work: folder for downloads and the trunk cache.
+        registry: folder of the registry, when there is one.
 
     Raises:
         PlatformError: no engine answers, it has no such image, or the image does not hold mtlops.
@@ -106,7 +109,8 @@ def open_containers(image: str, *, data: Path | None, work: Path) -> Iterator[Co
     with _engine() as address, _environment(DOCKER_HOST=address), _patient_kfp():
         client = docker.from_env()
         try:
-            yield Containers(client, image, _image_id(client, image), _code_digest(client, image), data=data, work=work)
+            image_id, digest = _image_id(client, image), _code_digest(client, image)
+            yield Containers(client, image, image_id, digest, data=data, work=work, registry=registry)
         finally:
             client.close()
 

@@ -14,7 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from docker.models.images import Image
 
 from components.image import IMAGE
-from mtlops.bundle import code_digest
+from mtlops.bundle import Bundle, code_digest
 from pipelines.containers import LABEL, USER, Containers, open_containers
 from tests.clones import ROOT, Clone, make_clone, same_files
 
@@ -184,6 +184,14 @@ def test_nothing_of_a_run_is_left(contained: tuple[Clone, str], containers: Cont
     assert {path.name for path in folder.iterdir()} == {"README.md", "sources", "raw", "cache"}
 
 
+def test_promotion_reaches_the_registry(contained: tuple[Clone, str]) -> None:
+    clone, _ = contained
+    printed = run(clone, "--quiet", "--registry", "registry", "--out", "models/promoted")
+    assert "promote   SUCCESS" in printed
+    champion = json.loads((clone.folder / "registry/champion.json").read_text())
+    assert champion["bundle_id"] == Bundle.open(clone.folder / "models/promoted").id
+
+
 def test_missing_image_is_said(contained: tuple[Clone, str]) -> None:
     printed = run(contained[0], "--image", "mtlops:none", code=5)
     assert "mtlops:none: the container engine has no such image. Run `make image` first." in printed
@@ -246,7 +254,7 @@ def test_nothing_else_is_in_the_image(containers: Containers, image: Image) -> N
                      "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256"}  # fmt: skip
 
 
-def test_image_is_described(image: Image) -> None:
+def test_image_is_described(containers: Containers, image: Image) -> None:
     labels = {name.rpartition(".")[2]: value for name, value in image.labels.items() if "opencontainers" in name}
     assert labels["licenses"] == "Apache-2.0"
     assert labels["version"] == IMAGE.rpartition(":")[2]
@@ -255,7 +263,9 @@ def test_image_is_described(image: Image) -> None:
     ).stdout  # fmt: skip
     assert labels["revision"].removesuffix("-dirty") == revision.strip()
     assert "source" in labels
-    config = image.attrs["Config"]
+    container = containers.client.containers.create(IMAGE)
+    config = container.attrs["Config"]
+    container.remove()
     assert config["User"] == f"{USER}:{USER}"
     assert "/v2/health/ready" in " ".join(config["Healthcheck"]["Test"])
 

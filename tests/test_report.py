@@ -1,6 +1,8 @@
 """Reports: JSON and its twin agree, pages are safe, whole and accessible, and the closing table fits a terminal."""
 
+import html
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlops.errors import ArtefactError
-from mtlops.report import summary, write_report
+from mtlops.report import summary, task_page, write_report
 from mtlops.report.markup import duration, number, size
 from mtlops.report.pages import html_page, page_of
-from mtlops.report.plots import Estimate, confusion_matrix, curves, forest
+from mtlops.report.plots import Estimate, changes, confusion_matrix, curves, forest, scores
 
 EVIL = "<script>alert('x')</script>&\"'"
 
@@ -61,6 +63,46 @@ def _evaluation() -> dict[str, Any]:
             "stars": _task("regression", "r2", -0.31),
         },
     }  # fmt: skip
+
+
+def everything() -> dict[str, Any]:
+    """An evaluation with everything that can be in one: champion, twins, slices, robustness, behaviour, drift."""
+    found = _evaluation()
+    tone, tags, many, stars = found["tasks"].values()
+    change = {"p_better": 0.003, "p_worse": 0.99, "bundle_id": "feedfacefeedface", "is_identical": False}
+    tone["champion"] = change | {"metrics": {"macro_f1": _interval(0.55)}, "change": _interval(0.1)}
+    tags["champion"] = change | {"metrics": {"macro_f1": _interval(0.9)}, "change": _interval(-0.2)}
+    none = {"value": 0.0, "low": 0.0, "high": 0.0}
+    many["champion"] = change | {"metrics": {"macro_f1": _interval(0.4)}, "change": none, "is_identical": True}
+    stars["champion"] = None
+    tone["twin"] = change | {"metrics": {"macro_f1": _interval(0.7)}, "change": _interval(-0.048)}
+    theirs = {"champion": {"macro_f1": _interval(0.31)}, "change": _interval(0.03), "p_worse": 0.8}
+    tone["slices"] = [
+        {"column": "by", "value": EVIL, "rows": 700, "note": None, "metrics": {"macro_f1": _interval(0.7)}} | theirs,
+        {"column": "by", "value": "weak", "rows": 53, "note": None, "metrics": {"macro_f1": _interval(0.34)}} | theirs,
+        {"column": "words in the text", "value": "over 9", "rows": 4, "note": "too small to judge: 4 rows",
+         "metrics": {"macro_f1": _interval(0.1)}, "champion": None, "change": None, "p_worse": None},
+        {"column": "by", "value": "empty", "rows": 1, "note": "no score", "metrics": {}, "champion": None,
+         "change": None, "p_worse": None},
+    ]  # fmt: skip
+    tone["robustness"] = {"dropped_words": {"value": _interval(0.6), "change": _interval(-0.052), "rows": 200}}
+    example = {"texts": ["it is fine", EVIL], "expected": "the same", "answered": "bad"}
+    tone["behaviour"] = [
+        {"name": "names", "type": "invariance", "cases": 8, "failed": 2, "examples": [example]},
+        {"name": "praise", "type": "minimum", "cases": 3, "failed": 0, "examples": []},
+        {"name": "all wrong", "type": "minimum", "cases": 1, "failed": 1, "examples": []},
+    ]
+    tone["calibration"] |= {"temperature": 1.377, "ece_before": 0.101, "ece_after": 0.054, "thresholds": 0.625}
+    moved = {"part": "22 to 24", "reference": 0.0721, "current": 0.2531}
+    drifted = {"kind": "input", "verdict": "drifted", "score": 2.25, "p_adjusted": 0.001, "rows": 889,
+               "reference_rows": 2656, "drifted": ["text.words"],
+               "columns": {"text.words": {"moved": moved}}}  # fmt: skip
+    unknown = drifted | {"kind": "label", "verdict": "insufficient data", "score": None, "p_adjusted": None,
+                         "drifted": [], "columns": {}}  # fmt: skip
+    tone["drift"] = {"train": [drifted, unknown], "reference": []}
+    champion = {"bundle_id": "feedfacefeedface", "url": "registry", "removed": ["gone"]}
+    twins = {"mode": "always", "said": "measured: each task was also trained alone"}
+    return found | {"champion": champion, "gate": {"alpha": 0.05}, "twins": twins}
 
 
 def _decision() -> dict[str, Any]:
@@ -111,6 +153,7 @@ REPORTS = {
     "validation": _validation(),
     "training": _training(),
     "evaluation": _evaluation(),
+    "compared": everything(),
     "decision": _decision(),
     "export": _export(),
     "anything": {
@@ -173,7 +216,9 @@ def test_a_page_needs_nothing_else_runs_nothing_and_escapes_everything(folder: P
     page = _Page(text)
     assert page.tags.keys().isdisjoint({"script", "iframe", "img", "object", "embed", "link"})
     targets = [value for key, value in page.attributes if key in {"href", "src"}]
-    assert all(target and (folder / target).exists() for target in targets)
+    places = {f"#{value}" for key, value in page.attributes if key == "id"}
+    assert all(target in places or (target and (folder / target).exists()) for target in targets)
+    assert len(places) == sum(key == "id" for key, _ in page.attributes)
     assert "url(" not in text
     assert "//" not in text.replace("<!doctype html>", "")
     assert EVIL in page.text or EVIL not in json.dumps(REPORTS.get(name, {}), ensure_ascii=False)
@@ -206,6 +251,91 @@ def test_training_shows_the_teacher_and_what_a_task_left_out(tmp_path: Path) -> 
         assert shown in text.replace("\N{MINUS SIGN}", "-"), shown
 
 
+def test_what_was_compared_has_a_plot_for_each_question(folder: Path) -> None:
+    page = _Page((folder / "compared.html").read_text(encoding="utf-8"))
+    # As without: 4 forests, 1 matrix, 4 reliability; change, slices, robustness, twin, drift.
+    assert page.tags["svg"] == 9 + 5
+
+
+def test_the_champion_stands_in_the_forest_and_in_a_table_with_the_change() -> None:
+    text = html_page(everything(), name="evaluation")
+    words = _Page(text).text
+    assert "bundle feedfacefeedface" in words
+    assert "Macro-F1 beside the baselines: this model 0.652 (0.632 to 0.672); champion 0.550 (0.530 to 0.570)" in text
+    assert "Change against the champion: tone +0.100 (+0.080 to +0.120); tags -0.200 (-0.220 to -0.180)" in text
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>.*?</tr>", text)]
+    said = {name: next(row for row in rows if f"|{name}|" in row and "|Macro-F1|" in row) for name in ("tone", "tags")}
+    assert "+0.100 (+0.080 to +0.120)" in said["tone"] and "higher" in said["tone"] and "0.003" in said["tone"]
+    assert "lower" in said["tags"] and "identical" in words
+    assert "Not in this model: gone." in words
+
+
+def test_without_a_champion_nothing_is_said_of_one() -> None:
+    text = _Page(html_page(_evaluation(), name="evaluation")).text
+    for words in ("champion", "By slice", "Robust to", "Drift of", "Does it behave", "Does sharing hurt"):
+        assert words not in text
+
+
+def test_slices_are_drawn_from_the_weakest_and_small_ones_are_marked_as_not_judged() -> None:
+    text = html_page(everything(), name="evaluation")
+    drawn = re.search(r'aria-label="Macro-F1 by slice: ([^"]*)"', text)
+    assert drawn
+    names = [part.rsplit(" 0.", 1)[0] for part in html.unescape(drawn[1]).split(", champion")[0].split("; ")]
+    assert names == ["all rows 0.652 (0.632 to", "weak 0.340 (0.320 to"]
+    assert "weak 0.340 (0.320 to 0.360), champion 0.310; " in drawn[1]
+    assert drawn[1].endswith("over 9 words 0.100 (0.080 to 0.120), not judged")
+    assert "too small to judge: 4 rows" in text and "no score" in text
+    assert text.count('class="champion"') == 2
+
+
+def test_calibration_behaviour_robustness_twins_and_drift_are_in_words() -> None:
+    words = re.sub(r"\s+", " ", _Page(html_page(everything(), name="evaluation")).text)
+    for said in (
+        "Temperature 1.38: calibration error from 0.101 to 0.054.", "Decision threshold 0.625.",
+        "as it is 0.652", "dropped words", "-0.052 (-0.072 to -0.032)",
+        "some fail", "all pass", "none passes", "Examples that fail: 1", f"it is fine → {EVIL}",
+        "Negative transfer measured: each task was also trained alone.", "-0.048 (-0.068 to -0.028)",
+        "1 drifted", "1 insufficient data", "text.words", "22 to 24",
+        "Drift against the training rows", "tone input 2.25; floor 1",
+    ):  # fmt: skip
+        assert said in words, said
+    assert "against the champion's reference profile" not in words
+
+
+def test_a_long_page_links_its_parts_and_a_short_one_does_not() -> None:
+    assert '<a href="#by-slice">By slice</a>' in html_page(everything(), name="evaluation")
+    assert 'class="parts"' not in html_page(_decision(), name="decision")
+
+
+def test_a_task_has_a_page_of_its_own_that_links_nothing_else() -> None:
+    page = _Page(task_page(everything(), "tone"))
+    assert all(target.startswith("#") for key, target in page.attributes if key == "href" and target)
+    assert "Evaluation: tone" in page.words
+    assert "stars" not in page.words and "mean over tasks" not in page.words
+
+
+def test_the_training_page_says_what_was_fitted_on_validation_rows() -> None:
+    fitted = {"rows": 453, "temperature": 1.5, "threshold": 0.375, "log_loss": [0.75, 0.625], "notes": [f"why {EVIL}"]}
+    payload = _training()
+    payload["tasks"]["tone"]["calibration"] = fitted
+    page = _Page(html_page(payload, name="training"))
+    assert {"Calibration", "453", "1.500", "0.375", "0.750", "0.625", f"why {EVIL}"} <= set(page.words)
+    assert "Calibration" not in _Page(html_page(_training(), name="training")).words
+
+
+def test_limits_of_the_bundle_are_listed_and_a_broken_one_is_said_first(tmp_path: Path) -> None:
+    kept = _export() | {"limits": {"passed": True, "reasons": ["2 golden rows were reproduced."]}}
+    words = _Page(html_page(kept, name="export")).words
+    assert "2 golden rows were reproduced." in words and "A limit is broken" not in words
+    reason = "one text takes 21.2 ms here, gates.max_latency_ms allows 20."
+    write_report(tmp_path / "export.json", kept | {"limits": {"passed": False, "reasons": [reason]}})
+    said = _Page((tmp_path / "export.html").read_text()).text
+    assert said.index("A limit is broken") < said.index("ONNX Runtime answers")
+    assert f"mtlops promote refuses this bundle: {reason}" in said
+    index = _Page((tmp_path / "index.html").read_text()).words
+    assert "limit broken" in index and reason in index
+
+
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_report(tmp_path / folder / "evaluation.json", _evaluation())
@@ -227,7 +357,7 @@ def test_the_index_is_in_the_order_of_the_steps_and_leaves_out_what_is_no_report
     write_report(folder / "plan.json", {"schema_version": 1})
     page = _Page((folder / "index.html").read_text(encoding="utf-8"))
     links = [value for key, value in page.attributes if key == "href"]
-    named = ["validation.html", "training.html", "evaluation.html", "decision.html", "export.html"]
+    named = [f"{n}.html" for n in ("validation", "training", "compared", "evaluation", "decision", "export")]
     assert links == [*named, "anything.html", "plan.html"]
     assert "1 of 4 checks failed: message of labels_in_classes." in page.text
 
@@ -279,6 +409,8 @@ def test_plots_hold_for_any_numbers(line: list[float], counts: list[int]) -> Non
     _Page(curves({"training": line, "validation": line[::-1]}, epochs=range(1, len(line) + 1), mark=1))
     _Page(forest(Estimate("m", line[0], min(line), max(line)), [], metric="r2", floor=line[-1]))
     _Page(confusion_matrix(["a", "b"], [counts[:2], counts[2:]]))
+    _Page(changes([Estimate("m", line[0], min(line), max(line), champion=line[-1], is_faint=True)], name="change"))
+    _Page(scores({"m": abs(line[0])}, name="drift", limit=1.0, limit_name="floor"))
 
 
 @pytest.mark.parametrize(

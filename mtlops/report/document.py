@@ -1,5 +1,6 @@
 """What every report page has in common: the frame, the facts at the top, the banner."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ Payload = Mapping[str, Any]
 
 TONES = {"PROMOTE": "good", "HOLD": "careful", "REJECT": "bad"}
 """Tone of each verdict."""
+
+_SECTION = re.compile(r'<section id="([^"]+)"><h2>(.*?)</h2>')
+_LONG_PAGE = 5
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,19 @@ def document(*, title: str, about: str, links: Sequence[tuple[str, str]], parts:
         tag("style", Markup(STYLE)),
     )
     nav = tag("nav", *(tag("a", text, href=address) for text, address in links), aria_label="Reports")
-    header = tag("header", nav if links else "", tag("h1", title), tag("p", about, class_="lead"))
-    body = tag("body", header, tag("main", *parts), tag("footer", "Made by mtlops."))
+    content = tag("main", *parts)
+    header = tag("header", nav if links else "", tag("h1", title), tag("p", about, class_="lead"), _contents(content))
+    body = tag("body", header, content, tag("footer", "Made by mtlops."))
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _contents(content: Markup) -> Markup:
+    """Links to the sections of a long page; nothing for a short one."""
+    sections = [(place, Markup(words)) for place, words in _SECTION.findall(content)]
+    if len(sections) < _LONG_PAGE:
+        return Markup()
+    return tag("nav", *(tag("a", words, href=f"#{place}") for place, words in sections), class_="parts",
+               aria_label="Parts of this page")  # fmt: skip
 
 
 def facts(*pairs: tuple[str, object]) -> Markup:

@@ -61,21 +61,19 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
         _grid(card(_heading(name, task), _forest(task), _gain(task)) for name, task in tasks.items()),
     )
     yield from champion_sections(payload)
-    yield section("All metrics", _grid(_metrics_table(name, task) for name, task in tasks.items()))
     matrices = {name: t for name, t in tasks.items() if t.get("confusion")}
     yield section(
         "Which class is taken for which",
         note("Rows are labels, columns are predictions; the stronger the colour, the larger the share of the row."),
         _grid(card(name, _confusion(task["confusion"])) for name, task in matrices.items()),
     )
-    yield section("Each class", *(_classes_table(n, t["classes"]) for n, t in tasks.items() if t.get("classes")))
     yield section(
         "Can its confidence be trusted?",
         note("Test rows in bins of equal mass by predicted confidence. On the dashed line the two agree; below it the "
               "task claims too much, above it too little."),
         _grid(
             card(_calibration_heading(name, t), _reliability(t), _fitted(t["calibration"]))
-            for name, t in tasks.items() if t["calibration"]
+            for name, t in tasks.items() if t["calibration"]["bins"]
         ),
     )  # fmt: skip
     yield from slice_sections(tasks)
@@ -83,6 +81,7 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
     yield from behaviour_sections(tasks)
     yield from twin_sections(payload)
     yield from drift_sections(tasks)
+    yield section("All metrics", *(_numbers(name, task) for name, task in tasks.items()))
 
 
 def _forest(task: Payload) -> Markup:
@@ -117,7 +116,7 @@ def _calibration_heading(name: str, task: Payload) -> Markup:
 def _fitted(calibration: Payload) -> Markup:
     """What was fitted on validation rows, and what it did to the calibration error of the test rows."""
     words = []
-    if calibration.get("temperature", 1.0) != 1.0:
+    if calibration.get("temperature", 1.0) != 1.0 and calibration.get("ece_before") is not None:
         change = f"{calibration['ece_before']:.3f} to {calibration['ece_after']:.3f}"
         words.append(f"Temperature {calibration['temperature']:.2f}: calibration error from {change}.")
     if calibration.get("thresholds") is not None:
@@ -125,7 +124,8 @@ def _fitted(calibration: Payload) -> Markup:
     return note(" ".join(words)) if words else Markup()
 
 
-def _metrics_table(name: str, task: Payload) -> Markup:
+def _numbers(name: str, task: Payload) -> Markup:
+    """Every metric of a task beside its baselines, and every class, folded."""
     names = {b: words for b, words in short_names(task).items() if b in task["baselines"]}
     rows = (
         [
@@ -135,7 +135,8 @@ def _metrics_table(name: str, task: Payload) -> Markup:
         ]
         for metric, ours in task["metrics"].items()
     )
-    return card(name, table(["metric", "this model", *names.values()], rows))
+    classes = _classes_table(task["classes"]) if task.get("classes") else ""
+    return details(name, table(["metric", "this model", *names.values()], rows), classes)
 
 
 def _with_interval(found: Payload) -> Markup:
@@ -143,9 +144,9 @@ def _with_interval(found: Payload) -> Markup:
     return join((f"{found['value']:.3f} ", ends))
 
 
-def _classes_table(name: str, classes: Payload) -> Markup:
+def _classes_table(classes: Payload) -> Markup:
     rows = ([c, v["rows"], f"{v['precision']:.3f}", f"{v['recall']:.3f}", f"{v['f1']:.3f}"] for c, v in classes.items())
-    return details(f"{name}: {len(classes)} classes", table(["class", "rows", "precision", "recall", "F1"], rows))
+    return table(["class", "rows", "precision", "recall", "F1"], rows)
 
 
 def _confusion(confusion: Payload) -> Markup:

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mtlops.report.document import Headline, Page, Payload, banner, facts
-from mtlops.report.markup import Markup, bars, is_number, number, section, size, tag, tree, value
+from mtlops.report.document import Headline, Page, Payload, banner, facts, reasons
+from mtlops.report.markup import Markup, bars, details, is_number, number, section, size, tag, tree, value
 
 
 def _headline(payload: Payload) -> Headline:
     error, tolerance = _parity(payload)
     total = size(sum(payload.get("files", {}).values()))
     says = f"Largest difference between ONNX Runtime and PyTorch: {number(error)}; bundle of {total}."
+    limits = payload.get("limits")
+    if limits and not limits["passed"]:
+        return Headline("limit broken", "bad", " ".join(limits["reasons"]))
     if tolerance is None:
         return Headline("exported", "plain", says)
     return Headline("parity", "good", says) if error <= tolerance else Headline("differs", "bad", says)
@@ -18,6 +21,10 @@ def _headline(payload: Payload) -> Headline:
 
 def _body(payload: Payload) -> Iterator[Markup]:
     error, tolerance = _parity(payload)
+    limits = payload.get("limits")
+    if limits and not limits["passed"]:
+        text = "mtlops promote refuses this bundle: " + " ".join(limits["reasons"])
+        yield banner("A limit is broken", "bad", text)
     if tolerance is not None:
         is_same = error <= tolerance
         text = f"The largest difference of a logit is {number(error)}; {number(tolerance)} is allowed."
@@ -25,17 +32,20 @@ def _body(payload: Payload) -> Iterator[Markup]:
         yield banner(word, "good" if is_same else "bad", text)
     files: Mapping[str, int] = payload.get("files", {})
     yield facts(
+        ("bundle", payload.get("bundle", {}).get("id")),
+        ("its size", size(sum(files.values()))),
         ("largest difference", number(error)),
-        ("bundle", size(sum(files.values()))),
         ("graph nodes", payload.get("nodes")),
         ("ONNX operator set", payload.get("opset")),
     )
-    rest = {k: v for k, v in payload["parity"].items() if k not in {"max_error", "tolerance"}}
-    yield section("Parity by shape", tree(rest["shapes"])) if rest.get("shapes") else Markup()
+    if limits and limits["passed"]:
+        yield section("Limits", reasons(limits["reasons"]))
     latency = payload.get("latency_ms")
     yield section("Latency, ms", _latency(latency)) if latency else Markup()
     if files:
         yield section("Files of the bundle", bars(files, {name: size(n) for name, n in files.items()}))
+    shapes = payload["parity"].get("shapes")
+    yield section("Parity by shape", details(f"{len(shapes)} shapes", tree(shapes))) if shapes else Markup()
 
 
 def _parity(payload: Payload) -> tuple[float, float | None]:
@@ -54,7 +64,7 @@ EXPORT = Page(
     title="Export",
     about="The one ONNX graph of all tasks: does it answer as PyTorch does, and how large is it?",
     keys=frozenset({"parity"}),
-    shown=frozenset({"parity", "files", "nodes", "opset", "latency_ms"}),
+    shown=frozenset({"parity", "files", "bytes", "nodes", "opset", "latency_ms", "limits", "bundle"}),
     headline=_headline,
     body=lambda payload: list(_body(payload)),
 )

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeGuard
 
@@ -66,8 +67,13 @@ def card(title: object, *children: object) -> Markup:
 
 
 def section(title: str, *children: object) -> Markup:
-    """Returns a titled part of a page, or nothing when it has no content."""
-    return tag("section", tag("h2", title), *children) if any(children) else Markup()
+    """Returns a titled part of a page that can be linked to, or nothing when it has no content."""
+    return tag("section", tag("h2", title), *children, id=slug(title)) if any(children) else Markup()
+
+
+def slug(title: str) -> str:
+    """Returns a title as the name of a place in a page: `By slice` becomes `by-slice`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def bars(sizes: Mapping[str, float], words: Mapping[str, str]) -> Markup:

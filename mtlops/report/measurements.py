@@ -1,15 +1,18 @@
 """What the evaluation page shows beyond a task's scores: champion, slices, robustness, behaviour, twin, drift."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtlops.report.document import Payload
 from mtlops.report.markup import Markup, card, chip, details, join, number, section, table, tag
-from mtlops.report.plots import Estimate, forest, title_case
+from mtlops.report.plots import Estimate, changes, forest, scores, title_case
 
 Tasks = Mapping[str, Any]
 
 _MOST_SLICES = 12
+_LENGTH = "words in the text"
+"""The column of slices by length, as `evaluation.slices.LENGTH`; its values alone do not say what they count."""
 _DRIFT_TONES = {"drifted": "careful", "stable": "good", "insufficient data": "plain"}
 _DRIFT_SIDES = {"train": "against the training rows", "reference": "against the champion's reference profile"}
 
@@ -28,12 +31,19 @@ def champion_sections(payload: Payload) -> Iterator[Markup]:
             f"resampled together, so the interval of the change is that of the difference. Level {gate['alpha']}, "
             f"corrected over all comparisons (Holm)."
         ),
+        _changes({name: t["champion"] for name, t in tasks.items()}, "Change against the champion"),
         table(
             ["task", "metric", "champion", "this model", "change", "p better", "p worse", ""],
             (_change_row(name, task) for name, task in tasks.items()),
         ),
         note(f"Not in this model: {', '.join(champion['removed'])}.") if champion.get("removed") else "",
     )
+
+
+def _changes(found: Mapping[str, Payload], name: str) -> Markup:
+    """A plot of each task's change with its interval; nothing when every task is identical."""
+    rows = [Estimate(task, **part["change"]) for task, part in found.items() if not part["is_identical"]]
+    return changes(rows, name=name) if rows else Markup()
 
 
 def _change_row(name: str, task: Payload) -> list[object]:
@@ -51,24 +61,36 @@ def _change_row(name: str, task: Payload) -> list[object]:
 
 
 def slice_sections(tasks: Tasks) -> Iterator[Markup]:
-    """Yields each task's slices: those that can be judged as a plot, the weakest first, all as a folded table."""
+    """Yields each task's slices as a plot, the weakest first and those that are not judged last; all in a table."""
     cards = []
     for name, task in tasks.items():
         if not task.get("slices"):
             continue
         metric = task["primary"]
-        judged = [s for s in task["slices"] if s["note"] is None and metric in s["metrics"]]
-        judged.sort(key=lambda s: (s["metrics"][metric]["value"], s["column"], s["value"]))
+        shown = [_slice(part, metric) for part in task["slices"] if metric in part["metrics"]]
+        shown.sort(key=lambda row: (row.is_faint, row.value, row.name))
         whole = Estimate("all rows", **task["metrics"][metric])
-        shown = [Estimate(f"{s['value']} ({number(s['rows'])})", **s["metrics"][metric]) for s in judged[:_MOST_SLICES]]
-        plot = forest(whole, shown, metric=metric, floor=None, name="by slice") if shown else ""
-        cards.append(card(_heading(name, task), plot, details("All slices", _slice_table(task))))
+        plot = Markup()
+        if shown:
+            plot = forest(whole, shown[:_MOST_SLICES], metric=metric, floor=None, name="by slice", has_guide=True)
+        words = f"All {len(task['slices'])} slices"
+        cards.append(card(_heading(name, task), plot, details(words, _slice_table(task))))
+    has_champion = any(part["champion"] for task in tasks.values() for part in task.get("slices") or ())
+    diamond = " Diamond: the champion on the same rows." if has_champion else ""
     if cards:
         yield section(
             "By slice",
-            note("The weakest slices first, with their test rows. Those of too few rows are only in the tables."),
+            note(f"The weakest slices first, beside the whole task (dashed line). Slices with a dashed interval hold "
+                 f"too few rows to be judged.{diamond}"),
             tag("div", *cards, class_="grid"),
-        )
+        )  # fmt: skip
+
+
+def _slice(part: Payload, metric: str) -> Estimate:
+    theirs = (part["champion"] or {}).get(metric)
+    champion = theirs["value"] if theirs else None
+    name = f"{part['value']} words" if part["column"] == _LENGTH else part["value"]
+    return Estimate(name, **part["metrics"][metric], champion=champion, is_faint=part["note"] is not None)
 
 
 def _slice_table(task: Payload) -> Markup:
@@ -97,8 +119,11 @@ def robustness_sections(tasks: Tasks) -> Iterator[Markup]:
         words = join(
             (tag("span", name), tag("span", f"{title_case(task['primary'])} · {number(rows)} rows", class_="soft"))
         )
-        whole = Estimate("as it is", **_as_it_is(found))
-        cards.append(card(words, forest(whole, shown, metric=task["primary"], floor=None, name="of changed texts")))
+        value, metric = _as_it_is(found), task["primary"]
+        whole = Estimate("as it is", value, low=value, high=value)
+        plot = forest(whole, shown, metric=metric, floor=None, name="of changed texts", has_guide=True)
+        losses = ([kind.replace("_", " "), signed(part["change"])] for kind, part in found.items())
+        cards.append(card(words, plot, details("Changes", table(["change of the text", title_case(metric)], losses))))
     if cards:
         yield section(
             "Robust to small changes of the text?",
@@ -107,11 +132,11 @@ def robustness_sections(tasks: Tasks) -> Iterator[Markup]:
         )
 
 
-def _as_it_is(found: Mapping[str, Any]) -> dict[str, float]:
-    """The metric on the unchanged texts of the same rows, as a point: value minus change of any perturbation."""
+def _as_it_is(found: Mapping[str, Any]) -> float:
+    """The metric on the unchanged texts of the same rows: value minus change of any perturbation."""
     first = next(iter(found.values()))
-    value = first["value"]["value"] - first["change"]["value"]
-    return {"value": value, "low": value, "high": value}
+    value: float = first["value"]["value"] - first["change"]["value"]
+    return value
 
 
 def behaviour_sections(tasks: Tasks) -> Iterator[Markup]:
@@ -134,7 +159,7 @@ def behaviour_sections(tasks: Tasks) -> Iterator[Markup]:
                  "and what must move it in one direction."),
             table(["task", "check", "type", "cases", "pass", ""], rows),
             details(
-                f"{len(examples)} examples that fail",
+                f"Examples that fail: {len(examples)}",
                 table(["task", "check", "text", "expected", "answered"], examples),
             ) if examples else "",
         )  # fmt: skip
@@ -153,9 +178,11 @@ def twin_sections(payload: Payload) -> Iterator[Markup]:
         return
     tasks = {name: t for name, t in payload["tasks"].items() if t.get("twin")}
     rows = ([name, *_twin_row(task)] for name, task in tasks.items())
+    plot = _changes({name: t["twin"] for name, t in tasks.items()}, "Change by sharing the encoder") if tasks else ""
     yield section(
         "Does sharing hurt a task?",
         note(f"Negative transfer {twins['said']}."),
+        plot,
         table(["task", "metric", "trained alone", "trained together", "change by sharing"], rows) if tasks else "",
     )
 
@@ -169,21 +196,39 @@ def _twin_row(task: Payload) -> list[object]:
 def drift_sections(tasks: Tasks) -> Iterator[Markup]:
     """Yields how far the test rows are from the training rows and from the champion's reference."""
     for side, words in _DRIFT_SIDES.items():
-        rows = [
+        cells = [(name, c) for name, t in tasks.items() for c in (t.get("drift") or {}).get(side) or ()]
+        rows = (
             [
                 name, cell["kind"], chip(cell["verdict"], _DRIFT_TONES.get(cell["verdict"], "plain")), cell["score"],
-                cell["p_adjusted"], cell["rows"], cell["reference_rows"], ", ".join(cell["drifted"]) or None,
+                cell["p_adjusted"], cell["rows"], cell["reference_rows"],
             ]
-            for name, task in tasks.items()
-            for cell in (task.get("drift") or {}).get(side) or ()
-        ]  # fmt: skip
-        if rows:
+            for name, cell in cells
+        )  # fmt: skip
+        found = {f"{name} {cell['kind']}": cell["score"] for name, cell in cells if cell["score"] is not None}
+        moved = [[name, cell["kind"], *_moved(cell, column)] for name, cell in cells for column in cell["drifted"]]
+        heads = ["task", "kind", "", "score", "p", "rows", "reference rows"]
+        if cells:
             yield section(
                 f"Drift of the test rows {words}",
                 note("Score: the largest effect in units of its floor, so that a shift too small to matter stays below "
                      "1 whatever the number of rows. p: corrected over all tasks and kinds (Holm)."),
-                table(["task", "kind", "", "score", "p", "rows", "reference rows", "what moved"], rows),
+                tag("p", *_counted(Counter(cell["verdict"] for _, cell in cells))),
+                scores(found, name=f"Drift {words}", limit=1.0, limit_name="floor") if found else "",
+                table(["task", "kind", "column", "what moved", "before", "now"], moved, caption="What moved")
+                if moved else "",
+                details("Verdicts and p-values", table(heads, rows)),
             )  # fmt: skip
+
+
+def _counted(verdicts: Mapping[str, int]) -> list[object]:
+    """How many comparisons have each verdict, as pills."""
+    return [join((chip(f"{n} {verdict}", _DRIFT_TONES.get(verdict, "plain")), " ")) for verdict, n in verdicts.items()]
+
+
+def _moved(cell: Payload, column: str) -> list[object]:
+    """The column, and the part of it whose share of the rows moved most, with its shares before and now."""
+    moved = (cell.get("columns") or {}).get(column, {}).get("moved")
+    return [column, moved["part"], moved["reference"], moved["current"]] if moved else [column, None, None, None]
 
 
 def note(text: str) -> Markup:

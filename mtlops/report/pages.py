@@ -50,6 +50,12 @@ def html_page(payload: Payload, *, name: str) -> str:
     )
 
 
+def task_page(evaluation: Payload, task: str) -> str:
+    """Returns the evaluation page of one task alone, without links to other files: for a viewer that has no others."""
+    alone = {k: v for k, v in evaluation.items() if k != "mean"} | {"tasks": {task: evaluation["tasks"][task]}}
+    return document(title=f"{EVALUATION.title}: {task}", about=EVALUATION.about, links=[], parts=EVALUATION.body(alone))
+
+
 def page_of(payload: Payload) -> Page | None:
     """Returns the page for a payload, known by its keys, or None."""
     return next((page for page in PAGES if page.keys <= payload.keys()), None)
@@ -66,7 +72,7 @@ def _index(folder: Path) -> str:
         title="Reports",
         about="One page for each step of the last run, in the order of the steps.",
         links=[],
-        parts=[*map(verdict_banner, verdicts), tag("div", *cards, class_="grid")],
+        parts=[*map(verdict_banner, verdicts), section("Steps", tag("div", *cards, class_="grid"))],
     )
 
 

@@ -15,24 +15,42 @@ WIDTH = 360
 
 @dataclass(frozen=True)
 class Estimate:
-    """A named value with the ends of its interval."""
+    """A named value with the ends of its interval.
+
+    Attributes:
+        name: what it is of.
+        value: where its dot is.
+        low: lower end of the interval.
+        high: upper end.
+        champion: the champion's value on the same rows, drawn as a diamond, or None.
+        is_faint: whether it is drawn dashed, since nothing is judged by it.
+    """
 
     name: str
     value: float
     low: float
     high: float
+    champion: float | None = None
+    is_faint: bool = False
 
 
 def forest(
-    ours: Estimate, others: Sequence[Estimate], *, metric: str, floor: float | None, name: str = "beside the baselines"
+    ours: Estimate,
+    others: Sequence[Estimate],
+    *,
+    metric: str,
+    floor: float | None,
+    name: str = "beside the baselines",
+    has_guide: bool = False,
 ) -> Markup:
     """Returns our interval above those of others, on one axis, with the floor as a dashed line.
 
-    `name` ends the plot's title for screen readers, after the metric.
+    `name` ends the plot's title for screen readers, after the metric; `has_guide` draws a line down from our value.
     """
     rows = [ours, *others]
-    shown = [end for row in rows for end in (row.low, row.high)] + ([] if floor is None else [floor])
-    x = _Scale(math.floor(min(shown) * 10) / 10, math.ceil(max(shown) * 10) / 10, 100, 306)
+    shown = [end for row in rows for end in _ends(row)] + ([] if floor is None else [floor])
+    left, letters = _room([row.name for row in rows])
+    x = _Scale(math.floor(min(shown) * 10) / 10, math.ceil(max(shown) * 10) / 10, left, 306)
     top, step = 26, 26
     bottom = top + step * len(rows)
     marks: list[Markup] = [*_x_axis(x, top - 6, bottom)]
@@ -40,11 +58,48 @@ def forest(
         marks.append(_line(x(floor), top - 8, x(floor), bottom, "floor"))
         side = "end" if x(floor) > 240 else None
         marks.append(_text(x(floor) + (-4 if side else 4), 11, f"floor {floor:.2f}", f"floor-text {side or ''}"))
+    if has_guide:
+        marks.append(_line(x(ours.value), top + 10, x(ours.value), bottom, "dashed"))
     for i, row in enumerate(rows):
-        marks += _forest_row(row, x, top + step * i + 10, "theirs" if i else "ours")
-    said = "; ".join(f"{r.name} {r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in rows)
+        marks += _forest_row(row, x, top + step * i + 10, "theirs" if i else "ours", letters)
     limit = f"; floor {floor:.2f}" if floor is not None else ""
-    return _svg(bottom + 22, f"{title_case(metric)} {name}", f"{said}{limit}", marks)
+    return _svg(bottom + 22, f"{title_case(metric)} {name}", "; ".join(map(_said, rows)) + limit, marks)
+
+
+def changes(rows: Sequence[Estimate], *, name: str) -> Markup:
+    """Returns differences with their intervals around a line at zero; `name` is the title for screen readers."""
+    shown = [0.0, *(end for row in rows for end in _ends(row))]
+    least, most = min(shown), max(shown)
+    unit = 0.1 if most - least > 0.3 else 0.01
+    left, letters = _room([row.name for row in rows])
+    x = _Scale(math.floor(least / unit) * unit, math.ceil(most / unit) * unit or unit, left, 306)
+    top, step = 22, 26
+    bottom = top + step * len(rows)
+    marks = [*_x_axis(x, top - 6, bottom), _line(x(0.0), top - 8, x(0.0), bottom, "dashed")]
+    marks.append(_text(x(0.0), 10, "no change", "quiet middle"))
+    for i, row in enumerate(rows):
+        marks += _forest_row(row, x, top + step * i + 10, "ours", letters, sign="+")
+    return _svg(bottom + 22, name, "; ".join(_said(row, sign="+") for row in rows), marks)
+
+
+def scores(values: Mapping[str, float], *, name: str, limit: float, limit_name: str) -> Markup:
+    """Returns one dot a name on an axis from 0, those over the dashed line at `limit` in the second colour."""
+    left, letters = _room(list(values))
+    x = _Scale(0.0, max(limit * 1.25, *values.values()), left, 306)
+    top, step = 22, 22
+    bottom = top + step * len(values)
+    marks = [*_x_axis(x, top - 6, bottom), _line(x(limit), top - 8, x(limit), bottom, "floor")]
+    marks.append(_text(x(limit) - 4, 10, limit_name, "floor-text end"))
+    for i, (row, value) in enumerate(values.items()):
+        y, style = top + step * i + 8, "second-dot" if value > limit else "first-dot"
+        hover = tag("title", f"{row}: {value:.3f}")
+        marks += [
+            _text(0, y + 4, _short(row, letters), "quiet"),
+            tag("circle", hover, cx=_f(x(value)), cy=_f(y), r="4", class_=style),
+            _text(WIDTH - 4, y + 4, f"{value:.2f}", "end quiet"),
+        ]
+    said = "; ".join(f"{row} {value:.2f}" for row, value in values.items())
+    return _svg(bottom + 22, name, f"{said}; {limit_name} {limit:g}", marks)
 
 
 def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -60,7 +115,7 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
         marks.append(_text(place[0], top - 6, _short(name, 12), place[1], transform=turn))
     for i, row in enumerate(counts):
         y = top + height * i
-        marks.append(_text(left - 8, y + height / 2 + 4, _short(classes[i], 13), "end"))
+        marks.append(_text(left - 8, y + height / 2 + 4, _short(classes[i], 12), "end"))
         for j, count in enumerate(row):
             marks += _confusion_cell(left + cell * j, y, cell, height, count, sum(row), (classes[i], classes[j]))
     shares = (f"{c}: {r[i]} of {sum(r)} right" for i, (c, r) in enumerate(zip(classes, counts, strict=True)))
@@ -142,20 +197,42 @@ def title_case(name: str) -> str:
     return known.get(name, name.replace("_", " ").capitalize())
 
 
-def _forest_row(row: Estimate, x: _Scale, y: float, style: str) -> list[Markup]:
-    said = tag("title", f"{row.name}: {row.value:.3f}, interval {row.low:.3f} to {row.high:.3f}")
+def _ends(row: Estimate) -> tuple[float, ...]:
+    return (row.low, row.high, row.value, *(() if row.champion is None else (row.champion,)))
+
+
+def _room(names: Sequence[str]) -> tuple[float, int]:
+    """Where the axis starts right of the names, and how many letters of a name are shown."""
+    return (100, 15) if max(map(len, names)) <= 15 else (150, 23)
+
+
+def _said(row: Estimate, *, sign: str = "") -> str:
+    champion = "" if row.champion is None else f", champion {row.champion:{sign}.3f}"
+    judged = ", not judged" if row.is_faint else ""
+    return f"{row.name} {row.value:{sign}.3f} ({row.low:{sign}.3f} to {row.high:{sign}.3f}){champion}{judged}"
+
+
+def _forest_row(row: Estimate, x: _Scale, y: float, style: str, letters: int, *, sign: str = "") -> list[Markup]:
+    said = tag("title", _said(row, sign=sign))
     ours = style == "ours"
+    look = f"{style} faint" if row.is_faint else style
     shape = (
-        tag("circle", said, cx=_f(x(row.value)), cy=_f(y), r="4", class_=style) if ours
-        else tag("rect", said, x=_f(x(row.value) - 2.5), y=_f(y - 2.5), width="5", height="5", class_=style)
+        tag("circle", said, cx=_f(x(row.value)), cy=_f(y), r="4", class_=look) if ours
+        else tag("rect", said, x=_f(x(row.value) - 2.5), y=_f(y - 2.5), width="5", height="5", class_=look)
     )  # fmt: skip
     return [
-        _text(0, y + 4, _short(row.name, 15), "strong" if ours else "quiet"),
-        _line(x(row.low), y, x(row.high), y, style),
+        _text(0, y + 4, _short(row.name, letters), "strong" if ours else "quiet"),
+        _line(x(row.low), y, x(row.high), y, look),
         *(_line(x(end), y - 4, x(end), y + 4, style) for end in (row.low, row.high)),
         shape,
-        _text(WIDTH - 4, y + 4, f"{row.value:.3f}", "end strong" if ours else "end quiet"),
+        *([] if row.champion is None else [_diamond(x(row.champion), y)]),
+        _text(WIDTH - 4, y + 4, f"{row.value:{sign}.3f}", "end strong" if ours else "end quiet"),
     ]
+
+
+def _diamond(x: float, y: float) -> Markup:
+    corners = ((x, y - 5), (x + 5, y), (x, y + 5), (x - 5, y))
+    return tag("polygon", points=" ".join(f"{_f(px)},{_f(py)}" for px, py in corners), class_="champion")
 
 
 def _confusion_cell(
@@ -164,11 +241,10 @@ def _confusion_cell(
     share = count / total if total else 0.0
     said = tag("title", f"{names[0]} taken for {names[1]}: {count} of {total} ({share:.0%})")
     box = {"x": _f(x), "y": _f(y), "width": _f(width), "height": _f(height), "rx": "3"}
-    text_style = "middle on" if share > 0.55 else "middle"
     return [
         tag("rect", class_="ground", **box),
-        tag("rect", said, class_="heat", opacity=f"{share:.3f}", **box),
-        _text(x + width / 2, y + height / 2 + 4, number(count), text_style),
+        tag("rect", said, class_="heat", style=f"--share:{share:.3f}", **box),
+        _text(x + width / 2, y + height / 2 + 4, number(count), "middle"),
     ]
 
 

@@ -5,13 +5,13 @@ STYLE = """
   color-scheme: light dark;
   --page: #f7f7f5; --sheet: #ffffff; --ink: #1b1e23; --soft: #5a616c; --line: #dfe1e4; --wash: #eef0f2;
   --accent: #0067a6; --second: #b45309; --good: #0b6e4f; --careful: #8a5a00; --bad: #b3321b;
-  --good-wash: #e3f3ec; --careful-wash: #fbf0d9; --bad-wash: #fbe6e0; --on-accent: #ffffff;
+  --good-wash: #e3f3ec; --careful-wash: #fbf0d9; --bad-wash: #fbe6e0; --heat: .7;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #131518; --sheet: #1b1e23; --ink: #e7e9ec; --soft: #a3abb6; --line: #32373f; --wash: #262a31;
     --accent: #62b5ee; --second: #e8a33d; --good: #4cc79b; --careful: #e3b34a; --bad: #f28b6f;
-    --good-wash: #15332a; --careful-wash: #372c12; --bad-wash: #3d211a; --on-accent: #0b1116;
+    --good-wash: #15332a; --careful-wash: #372c12; --bad-wash: #3d211a; --heat: .45;
   }
 }
 * { box-sizing: border-box; }
@@ -23,6 +23,7 @@ body {
 }
 header, main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 1.5rem; }
+nav.parts { border-top: 1px solid var(--line); padding-top: .5rem; max-width: 68rem; }
 nav { font-size: .875rem; color: var(--soft); display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--accent); text-underline-offset: .15em; }
 a:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
@@ -101,6 +102,8 @@ svg .floor { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg .floor-text { fill: var(--bad); font-size: 11px; }
 svg .ours { stroke: var(--accent); fill: var(--accent); stroke-width: 2.25; }
 svg .theirs { stroke: var(--soft); fill: var(--soft); stroke-width: 1.25; }
+svg .faint { stroke-dasharray: 2 3; fill: var(--sheet); }
+svg .champion { stroke: var(--second); fill: none; stroke-width: 1.75; }
 svg .first { stroke: var(--accent); fill: none; stroke-width: 2; }
 svg .second { stroke: var(--second); fill: none; stroke-width: 2; stroke-dasharray: 6 3; }
 svg .first-dot { fill: var(--accent); }
@@ -108,9 +111,8 @@ svg .second-dot { fill: var(--second); }
 svg .first-text { fill: var(--accent); font-weight: 600; }
 svg .second-text { fill: var(--second); font-weight: 600; }
 svg .ring { fill: none; stroke: var(--ink); stroke-width: 1.5; }
-svg .heat { fill: var(--accent); stroke: var(--sheet); stroke-width: 2; }
+svg .heat { fill: var(--accent); stroke: var(--sheet); stroke-width: 2; opacity: calc(var(--share) * var(--heat)); }
 svg .ground { fill: var(--wash); stroke: var(--sheet); stroke-width: 2; }
-svg .on { fill: var(--on-accent); }
 @media (max-width: 40rem) {
   body { font-size: 15px; }
   header, main, footer { padding-left: .875rem; padding-right: .875rem; }
@@ -126,4 +128,5 @@ svg .on { fill: var(--on-accent); }
 @media print { body { background: none; } .card { break-inside: avoid; } }
 """
 """CSS custom properties hold the palette. Blue and orange differ for every common colour blindness
-(Okabe and Ito 2008); good, careful and bad always come with a word and a sign."""
+(Okabe and Ito 2008); good, careful and bad always come with a word and a sign. `--heat` is the opacity of a matrix's
+fullest cell: on more of it, the numbers could not be read (WCAG 2.2, 1.4.3)."""

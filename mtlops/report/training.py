@@ -26,6 +26,17 @@ def _body(payload: Payload) -> Iterator[Markup]:
     yield section("Learning curves", tag("p", note, class_="soft"), tag("div", *panels, class_="grid"))
     heads = ["task", "epochs", "best epoch", "parameters trained", "best validation metric"]
     yield section("Tasks", table(heads, (_row(name, task, payload) for name, task in payload["tasks"].items())))
+    fitted = {name: task["calibration"] for name, task in payload["tasks"].items() if task.get("calibration")}
+    if fitted:
+        yield section(
+            "Calibration",
+            tag("p", "Fitted on the validation rows (Guo et al. 2017): logits are divided by the temperature, and a "
+                     "class is answered above its threshold.", class_="soft"),
+            table(
+                ["task", "validation rows", "temperature", "threshold", "log loss before", "after", "note"],
+                (_calibration_row(name, found) for name, found in fitted.items()),
+            ),
+        )  # fmt: skip
     taught = {name: task["distillation"] for name, task in payload["tasks"].items() if "distillation" in task}
     if taught:
         note = (
@@ -37,6 +48,12 @@ def _body(payload: Payload) -> Iterator[Markup]:
     ignored = [[n, key, why] for n, task in payload["tasks"].items() for key, why in task.get("ignored", {}).items()]
     if ignored:
         yield section("Keys that a task does not use", table(["task", "key", "reason"], ignored))
+
+
+def _calibration_row(name: str, found: Payload) -> list[object]:
+    before, after = found.get("log_loss") or (None, None)
+    notes = " ".join(found.get("notes") or ()) or None
+    return [name, found["rows"], found["temperature"], found["threshold"], before, after, notes]
 
 
 def _heading(name: str, task: Payload) -> Markup:
