@@ -213,9 +213,7 @@ def test_the_bundle_answers_as_evaluate_did(project: Path, params: Params, conte
 
 def test_slices_that_prepare_did_not_know_are_refused(project: Path, tmp_path: Path) -> None:
     other = parse_params(PARAMS, overrides=["data.slices=[colour]"])
-    with pytest.raises(
-        ArtefactError, match=r"no task has the column 'colour' of data.slices. Run `mtlops"
-    ):
+    with pytest.raises(ArtefactError, match=r"no task has the column 'colour' of data.slices. Run `mtlops"):
         _evaluate(project, other, to="refused")
     with pytest.raises(DataError, match=r"data.slices: no source has a column 'colour'. Choose one of: author, day"):
         prepare(other, base=project, raw=tmp_path, out=tmp_path / "prepared", encoder=tmp_path / "encoder")
