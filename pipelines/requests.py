@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -133,6 +134,7 @@ def _repository_digests(files: Sequence[str], *, repository: str, revision: str)
         ) from error
 
 
-def _read_digest(system: object, name: str) -> str:
-    content: bytes = system.cat_file(name)  # type: ignore[attr-defined]
-    return hashlib.sha256(content).hexdigest()
+def _read_digest(system: Any, name: str) -> str:
+    if system.isdir(name):
+        return ",".join(f"{path}={_read_digest(system, path)}" for path in sorted(system.find(name)))
+    return hashlib.sha256(system.cat_file(name)).hexdigest()

@@ -89,6 +89,7 @@ def training_pipeline(image: str, *, accelerator: str = "") -> dsl.base_componen
         with dsl.ParallelFor(judged.outputs["Output"], name="each-task", parallelism=1) as task:
             place(show(reports=judged.outputs["reports"], task=task), "show").set_caching_options(False)
         exported = place(export(**data, **key, judged=judged.outputs["reports"], reason=reason), "export")
+        exported.set_caching_options(False)  # its key would not change with the verdict
         made = {"bundle": exported.outputs["bundle"], "exported": exported.outputs["reports"]}
         with dsl.If(registry != "", name="has-registry"), dsl.If(judged.outputs["verdict"] == "PROMOTE", name="passed"):
             promoted = promote(**made, judged=judged.outputs["reports"], registry=registry, reason=reason)

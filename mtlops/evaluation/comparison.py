@@ -109,10 +109,20 @@ def compare(
     )
 
 
-def seed_noise(task: Task, gates: Gates, num_samples: int) -> Floats:
-    """Returns what another pair of seeds adds to a difference, (B,), whatever the rows are."""
+def seed_noise(task: Task, gates: Gates, num_samples: int, *, share: float = 1.0) -> Floats:
+    """Returns what another pair of seeds adds to a difference, (B,), whatever the rows are.
+
+    Args:
+        task: whose metric it is.
+        gates: the seeds' standard deviation of it on all test rows.
+        num_samples: B.
+        share: of the test rows that the metric is taken on. Seeds move a part more than the whole; as if they moved
+            the parts independently, by the square root of 1 / share, which is about the most that was seen
+            (docs/benchmarks.md).
+    """
     random = np.random.default_rng([gates.seed, 1])
-    noise: Floats = gates.seed_noise_of(task.name) * np.sqrt(2.0) * random.standard_normal(num_samples)
+    deviation = gates.seed_noise_of(task.name) * np.sqrt(2.0 / share)
+    noise: Floats = deviation * random.standard_normal(num_samples)
     return noise
 
 

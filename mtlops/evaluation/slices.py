@@ -120,7 +120,8 @@ def measure_slices(
         its_groups = [groups[row] for row in part.rows]
         samples = resample_groups(its_groups, num_samples=gates.resamples, seed=gates.seed)
         theirs = None if champion is None else _take(champion, part.rows)
-        found.append(_measure(task, labels[part.rows], part, _take(model, part.rows), theirs, samples, gates))
+        noise = seed_noise(task, gates, gates.resamples, share=len(part.rows) / len(labels))
+        found.append(_measure(task, labels[part.rows], part, _take(model, part.rows), theirs, samples, gates, noise))
     return found
 
 
@@ -132,6 +133,7 @@ def _measure(
     champion: Outputs | None,
     samples: Resamples,
     gates: Gates,
+    noise: Floats,
 ) -> SliceScores:
     """Measures one slice; labels, answers and samples are those of its rows."""
     primary, confidence = catalog.KINDS[task.kind].primary, gates.confidence
@@ -144,7 +146,6 @@ def _measure(
     alike = are_identical(model, champion, labels)
     theirs, theirs_resampled = (value, resampled) if alike else _values(task, labels, champion, samples)
     change, changes = value - theirs, resampled - theirs_resampled
-    noise = seed_noise(task, gates, len(changes))
     return replace(
         scores,
         champion={primary: interval(theirs, theirs_resampled, confidence=confidence)},

@@ -182,6 +182,7 @@ def report(gates: Gates, pools: Mapping[str, Pool], models: Sequence[Model], par
     rows = [[n, *(f"{k:,}" for k in sizes[n]), *(f"{v:.4f}" for v in values[n])] for n in pools]
     lines = ["## The gate", "", about, "", "Macro-F1 on the whole pool; `sd` is what gates.seed_noise asks for:", ""]
     lines += [*table(head, rows), *nulls(gates, pools, models, pairs, judged)]
+    lines += ["", slice_noise(pools, models, truth)]
     lines += losses(gates, pools, models, pairs, truth, judged)
     return lines + real_losses(gates, pools, models, part, truth)
 
@@ -217,6 +218,38 @@ def nulls(
     )
     lines = ["", said, "", *table(["the gate", "PROMOTE", "REJECT"], rows)]
     return [*lines, "", by_task, "", *table(["task", "called better", "called worse", "loss not ruled out"], single)]
+
+
+def slice_noise(pools: Mapping[str, Pool], models: Sequence[Model], truth: Mapping[str, np.ndarray]) -> str:
+    """How much seeds move a slice, in terms of what the gate takes for granted."""
+    found = []
+    for name, pool in pools.items():
+        assumed = truth[name].std(ddof=1) / np.sqrt(
+            [len(part.rows) / len(pool.labels) for part in _cut(pool, pool.test)]
+        )
+        values = [
+            [part.metrics[catalog.KINDS[pool.task.kind].primary].value for part in _on_slices(pool, model[name])]
+            for model in models
+        ]
+        found += (np.std(values, axis=0, ddof=1) / assumed).tolist()
+    return (
+        f"Seeds move a slice more than the whole task. The gate takes for granted: by sqrt(rows of the task / rows of "
+        f"the slice). The {len(found)} slices of the pool moved by {np.median(found):.2f} (median) and at most "
+        f"{np.max(found):.2f} times as much; {np.mean(np.asarray(found) > 1):.0%} of them by more."
+    )
+
+
+def _on_slices(pool: Pool, outputs: Outputs) -> list[Any]:
+    groups = pool.test["group"].to_pylist()
+    few = Gates(resamples=100)
+    return measure_slices(
+        pool.task, pool.labels, slices=_cut(pool, pool.test), model=outputs, champion=None, groups=groups, gates=few
+    )  # fmt: skip
+
+
+def _cut(pool: Pool, test: pa.Table) -> list[Any]:
+    columns = [name for name in ("domain", "newsgroup") if name in test.column_names]
+    return slice_rows(pool.train, test, columns=columns)
 
 
 def losses(
@@ -285,9 +318,7 @@ def judge(
     change = compare(pool.task, labels, mine, other, samples=samples, gates=gates)
     slices: list[Any] = []
     if with_slices:
-        test = pool.test.take(rows)
-        columns = [name for name in ("domain", "newsgroup") if name in test.column_names]
-        cut = slice_rows(pool.train, test, columns=columns)
+        cut = _cut(pool, pool.test.take(rows))
         slices = measure_slices(pool.task, labels, slices=cut, model=mine, champion=other, groups=groups, gates=gates)
     return _content(pool.task, change, len(rows)) | {"slices": [asdict(part) for part in slices]}
 

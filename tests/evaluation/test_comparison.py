@@ -5,7 +5,7 @@ import pytest
 
 from mtlops.decoding import Outputs, decode
 from mtlops.evaluation.bootstrap import holm, p_value, resample_groups
-from mtlops.evaluation.comparison import Change, are_identical, compare
+from mtlops.evaluation.comparison import Change, are_identical, compare, seed_noise
 from mtlops.params import Gates
 from mtlops.tasks import Task
 
@@ -117,6 +117,19 @@ def test_a_p_value_counts_the_resamples_that_reach_the_value() -> None:
     assert p_value(0.15, resampled, beyond=0.0) == pytest.approx(2 / 5)
     assert p_value(0.15, resampled, beyond=0.1) == pytest.approx(3 / 5)
     assert p_value(0.15, resampled, beyond=-0.1) == pytest.approx(1 / 5)
+
+
+def test_of_a_skewed_distribution_the_side_that_claims_less_counts() -> None:
+    tail_below = np.asarray([-0.3, 0.3, 0.3, 0.35])
+    assert p_value(0.2, tail_below, beyond=0.0) == pytest.approx(2 / 5)  # by deviations alone it would be 1 / 5
+    tail_above = np.asarray([0.1, 0.1, 0.1, 0.6])
+    assert p_value(0.2, tail_above, beyond=0.0) == pytest.approx(2 / 5)  # by values alone it would be 1 / 5
+
+
+def test_seeds_move_a_slice_more_than_the_whole() -> None:
+    whole, part = (seed_noise(TONE, Gates(), 5000, share=share) for share in (1.0, 0.25))
+    assert whole.std() == pytest.approx(np.sqrt(2) * 0.02, rel=0.05)
+    assert np.allclose(part, 2 * whole)
 
 
 def test_holm_s_correction() -> None:

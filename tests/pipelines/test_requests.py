@@ -83,6 +83,20 @@ def test_digest_of_a_revision_is_that_of_its_content(own: Path) -> None:
     assert md5(own, revision="one") != md5(own, revision="HEAD")
 
 
+def test_digest_of_a_revision_covers_a_folder(own: Path) -> None:
+    with (own / "params.yaml").open("a") as params:
+        params.write("encoder: {source: encoder}\n")
+    (own / "encoder").mkdir()
+    digests = []
+    git(own, "init", "--quiet")
+    for text in ("one", "two"):
+        (own / "encoder/config.json").write_text(text)
+        git(own, "add", ".")
+        git(own, "commit", "--quiet", "--message", text)
+        digests.append(md5(own, revision="HEAD"))
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize("revision", ["nowhere", "HEAD"])
 def test_unreadable_repository_is_said(own: Path, revision: str) -> None:
     with pytest.raises(PlatformError, match="Check --data-repo and --data-rev"):
