@@ -269,8 +269,9 @@ class Train(_Section):
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
     heads on a trained trunk."""
-    trunk_learning_rate: float = Field(5e-5, gt=0)
-    """The same for layers of the trunk, where `model.sharing` trains them."""
+    trunk_learning_rate: float = Field(2e-4, gt=0)
+    """The same for layers of the trunk, where `model.sharing` trains them. The default suits a small encoder and few
+    hundred steps; encoders of 12 layers and more usually want 2e-5 to 5e-5."""
     stitch_learning_rate: float = Field(1e-2, gt=0)
     """The same for cross-stitch units; Misra et al. 2016 take 100 to 1000 times the rate of the layers."""
     balancing: Annotated[str, _choice(catalog.BALANCERS)] = _choice_field(catalog.BALANCERS, "equal")
