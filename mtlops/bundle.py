@@ -5,7 +5,7 @@ trunk/              config.json, model.safetensors, tokenizer.json
 tasks/<task>/       adapter.safetensors, head.safetensors, task.json
 reference/<task>/   profile.json, profile.safetensors: what drift of the task is measured against
 reference/encoder/  the same of the inputs of all tasks together
-model.onnx          one graph for all tasks
+model.onnx          one graph for all tasks; the trunk's large tensors lie in model.onnx.data
 golden.json         inputs and expected logits
 card.md             model card
 """
