@@ -170,8 +170,8 @@ def report(gates: Gates, pools: Mapping[str, Pool], models: Sequence[Model], par
         f"`{' '.join(SETTINGS)}`, {len(models)} seeds, {len(pairs)} pairs. Pairs share their seeds with other pairs, "
         f"so they are not independent: {len(models)} models stand behind them, and the binomial intervals (95 %, in "
         f"brackets) are narrower than they should be. Every pair has test rows of its own. alpha {gates.alpha}, "
-        f"max_drop {gates.max_drop}, {gates.resamples:,} resamples, seed_noise: {noise}. The rule for p-values, the noise "
-        "of slices and max_drop were chosen on other test sets of the same models, which are not used here; seed_noise "
+        f"max_drop {gates.max_drop}, {gates.resamples:,} resamples, seed_noise: {noise}. The rule for p-values, the "
+        "noise of slices and max_drop were chosen on other test sets of the same models, not used here; seed_noise "
         "is that of these very seeds, so the null pairs are no test of it."
     )
     head = [
