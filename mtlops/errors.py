@@ -6,6 +6,7 @@
     |- ArtefactError              4  a file made by mtlops is missing, corrupt or of another version
     |- PlatformError              5  storage, network, disk or orchestrator failed
     |- VerdictError               6  the gate did not say PROMOTE, and `--exit-code` was given
+    |- PreemptedError           143  SIGTERM while training: saved, to be run again (128 + 15, as shells count)
 
 A message is one line: what is wrong, where, and what to do about it.
 """
@@ -45,3 +46,9 @@ class VerdictError(MtlopsError):
     """The gate's verdict is not PROMOTE."""
 
     exit_code = 6
+
+
+class PreemptedError(MtlopsError):
+    """The process was asked to stop while training, and has saved where it was; to be run again."""
+
+    exit_code = 143

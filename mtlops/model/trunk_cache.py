@@ -74,8 +74,14 @@ class TrunkCache:
         self._width = self._hidden * pairs.cut.vectors
         self._places: dict[str, _Place] = {}
         self.rows_computed = 0
+        self._opened: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes up the shards that other processes have finished."""
         for index in sorted(self.folder.glob("*.json")):
-            self._open_shard(index)
+            if index.name not in self._opened:
+                self._open_shard(index)
 
     def length(self, row_id: str) -> int:
         """Returns the number of tokens of a row that `fill` has seen."""
@@ -159,6 +165,7 @@ class TrunkCache:
             path.unlink(missing_ok=True)
 
     def _add_rows(self, path: Path, index: dict[str, Any]) -> None:
+        self._opened.add(f"{path.stem}.json")
         values = np.memmap(path, dtype=np.float32, mode="r").reshape(-1, self._width)
         start = 0
         for row_id, length in index["rows"]:

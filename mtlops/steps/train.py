@@ -33,6 +33,7 @@ from mtlops.training.augmentation import augment
 from mtlops.training.batches import batches_per_task, task_seed
 from mtlops.training.checkpoint import Checkpoint
 from mtlops.training.distillation import check_teacher, teacher_logits
+from mtlops.training.distributed import World
 from mtlops.training.fusion import prepare_second_stage, prune
 from mtlops.training.joint import Joint, fit_together
 from mtlops.training.learner import Learner, Rows
@@ -71,15 +72,44 @@ def train(
         UsageError: params do not fit the encoder or the teacher, or a loss is not finite.
         ArtefactError: an input is missing or damaged.
         PlatformError: something cannot be written.
+        PreemptedError: SIGTERM came; the same call goes on.
     """
-    device = _set_up(params)
+    device = _device(params)
+    world = World.join(device=device)
+    if world.size > 1 and params.model.sharing != "adapters":
+        raise UsageError(
+            f"params.yaml: model.sharing: {params.model.sharing!r} trains in one process; {world.size} were started. "
+            f"Start one, or choose 'adapters'."
+        )
+    device = _set_up(params, device, world)
     teacher = _teacher(params, prepared)
-    run = partial(_run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher)
+    run = partial(
+        _run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher, world=world
+    )
     stages = [run(_first_stage(params))]
     if _has_second_stage(params):
         stages.append(run(params, first=stages[0].learners))
-    learners, backbone, speed = stages[-1].learners, stages[-1].backbone, stages[-1].speed
-    joint = stages[-1].joint
+    if world.is_first:
+        _write(params, stages[-1], teacher, out=out, report=report)
+        for stage in stages:
+            stage.checkpoint.remove()
+    world.leave()
+    best = {name: learner.progress.best_value for name, learner in stages[-1].learners.items()}
+    return Trained(path=str(out), best=best, seconds=round(stages[-1].speed.seconds, 1))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    learners: dict[str, Learner]
+    backbone: Backbone
+    checkpoint: Checkpoint
+    speed: Speed
+    joint: Joint | None = None
+
+
+def _write(params: Params, stage: "_Stage", teacher: Runtime | None, *, out: Path, report: Path) -> None:
+    """Fits what is fitted on validation rows, and writes the model folder and the report."""
+    learners, backbone, joint = stage.learners, stage.backbone, stage.joint
     served = {name: _served(learner, backbone) for name, learner in learners.items()}
     fused = {}
     if _has_second_stage(params):
@@ -95,7 +125,7 @@ def train(
             folder, encoder=backbone.facts, model=params.model,
             max_tokens=params.encoder.max_tokens, tasks=params.tasks(), shared=joint.best if joint is not None else {},
         )  # fmt: skip
-    payload = _report(learners, backbone, speed) | {"craft": craft.used(params.train)}
+    payload = _report(learners, backbone, stage.speed) | {"craft": craft.used(params.train)}
     if joint is not None:
         payload["sharing"] = joint.report()
     if teacher is not None:
@@ -106,19 +136,6 @@ def train(
         of_task |= {"fusion": fused[name].report} if name in fused else {}
     write_report(report, payload)
     write_json(report.with_name("curves.json"), _curves(learners))
-    for stage in stages:
-        stage.checkpoint.remove()
-    best = {name: learner.progress.best_value for name, learner in learners.items()}
-    return Trained(path=str(out), best=best, seconds=round(speed.seconds, 1))
-
-
-@dataclass(frozen=True)
-class _Stage:
-    learners: dict[str, Learner]
-    backbone: Backbone
-    checkpoint: Checkpoint
-    speed: Speed
-    joint: Joint | None = None
 
 
 def _has_second_stage(params: Params) -> bool:
@@ -154,6 +171,7 @@ def _run_stage(
     cache: Path,
     device: str,
     teacher: Runtime | None,
+    world: World,
     first: Mapping[str, Learner] | None = None,
 ) -> _Stage:
     """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
@@ -164,7 +182,7 @@ def _run_stage(
     _warn_about_cls(params, backbone)
     if first:
         prepare_second_stage(backbone, first)
-    rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache)
+    rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache, world=world)
     splits = {task: rows(task, params, backbone=backbone) for task in params.tasks()}
     num_rows = {task.name: len(split["train"].row_ids) for task, split in splits.items()}
     steps = batches_per_task(num_rows, params.train.batch_size, params.train.sampling_temperature)
@@ -178,18 +196,26 @@ def _run_stage(
         joint = Joint(backbone, learners, train=params.train, weights=weights)
         speed = fit_together(learners, joint, backbone, train=params.train, checkpoint=checkpoint)
         return _Stage(learners, backbone, checkpoint, speed, joint)
-    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint)
+    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint, world=world)
     return _Stage(learners, backbone, checkpoint, speed)
 
 
-def _set_up(params: Params) -> str:
-    """Fixes everything that could make two runs differ; returns the device."""
+def _device(params: Params) -> str:
+    """The kind of device to compute on."""
     device = params.train.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("params.yaml: train.device: 'cuda', but torch sees no GPU here. Use 'auto' or 'cpu'.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(params.train.threads or os.cpu_count() or 1)
+    return device
+
+
+def _set_up(params: Params, device: str, world: World) -> str:
+    """Fixes everything that could make two runs differ; returns the very device."""
+    if device == "cuda":
+        torch.cuda.set_device(world.local_rank)
+        device = f"cuda:{world.local_rank}" if world.size > 1 else device
+    torch.set_num_threads(params.train.threads or max(1, (os.cpu_count() or 1) // world.local_size))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     logger.info("device=%s threads=%d", device, torch.get_num_threads())
@@ -228,8 +254,9 @@ def _pupils(params: Params) -> list[Task]:
 
 
 def _splits(
-    task: Task, params: Params, *, prepared: Path, backbone: Backbone, teacher: Runtime | None, cache: Path
-) -> dict[str, Rows]:
+    task: Task, params: Params, *, prepared: Path, backbone: Backbone, teacher: Runtime | None, cache: Path,
+    world: World,
+) -> dict[str, Rows]:  # fmt: skip
     """A task's rows to train and to validate on, in the trunk cache, with the teacher's logits where it has one."""
     splits = {}
     for split in ("train", "valid"):
@@ -239,6 +266,10 @@ def _splits(
         if split == "train" and params.train.augmentation.copies:
             copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
             row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
+        if world.size > 1:
+            backbone.fill(world.share(row_ids), world.share(texts))
+            world.wait()
+            backbone.cache.refresh()
         backbone.fill(row_ids, texts)
         splits[split] = Rows(row_ids, labels)
         if teacher is not None and task in _pupils(params):
@@ -296,7 +327,7 @@ def _identity(params: Params, prepared: Path, backbone: Backbone, teacher: Runti
         "data": sha256_file(prepared / "manifest.json"),
         "encoder": backbone.facts,
         "teacher": teacher and teacher.bundle_id,
-        "device": str(backbone.device),
+        "device": backbone.device.type,
         "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

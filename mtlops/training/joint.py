@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtlops import catalog
+from mtlops.errors import PreemptedError
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.predictor import Backbone
@@ -18,7 +19,8 @@ from mtlops.training.balancing import Balancer
 from mtlops.training.batches import Rows, batches_per_task, plan_rounds
 from mtlops.training.checkpoint import Checkpoint, Position, Resumable, moments, restore_moments
 from mtlops.training.learner import Learner
-from mtlops.training.loop import Clock, Speed, lengths
+from mtlops.training.loop import Clock, Speed, lengths, preempted
+from mtlops.training.preemption import Preemption
 from mtlops.training.schedules import frozen_names, rate, rates_by_layer
 
 logger = logging.getLogger(__name__)
@@ -188,7 +190,16 @@ def fit_together(
     Raises:
         UsageError: a loss is not finite.
         PlatformError: a checkpoint cannot be written.
+        PreemptedError: SIGTERM came; the checkpoint holds everything up to now.
     """
+    with Preemption() as preemption:
+        return _fit(learners, joint, backbone, train, checkpoint, preemption)
+
+
+def _fit(
+    learners: Mapping[str, Learner], joint: Joint, backbone: Backbone, /, train: Train, checkpoint: Checkpoint,
+    preemption: Preemption,
+) -> Speed:  # fmt: skip
     saved: dict[str, Resumable] = {**learners, _SHARED: joint}
     position = checkpoint.restore(saved)
     clock = Clock(learners, train)
@@ -204,8 +215,10 @@ def fit_together(
         for number, rows in enumerate(rounds[first:], start=first + 1):
             _take(rows, active, joint, backbone)
             clock.tick(rows, learners, epoch=epoch)
-            if clock.checkpoint_is_due():
+            if clock.checkpoint_is_due() or preemption.is_asked:
                 checkpoint.save(saved, Position(epoch, number))
+            if preemption.is_asked:
+                raise PreemptedError(preempted(epoch, number))
         _finish_epoch(active, joint, backbone, epoch=epoch)
         checkpoint.save(saved, Position(epoch + 1, 0))
     return Speed(clock.rows, clock.seconds())

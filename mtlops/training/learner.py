@@ -38,7 +38,7 @@ class Rows:
 
 @dataclass
 class Progress:
-    """What a learner has done so far; plain JSON values."""
+    """What a learner has done so far; plain JSON values. `loss_sum` and `loss_rows` are of the running epoch."""
 
     steps: int = 0
     loss_sum: float = 0.0

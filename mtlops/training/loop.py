@@ -10,16 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlops.errors import PreemptedError
 from mtlops.model import multitask
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
 from mtlops.training.batches import Rows, Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
 from mtlops.training.checkpoint import Checkpoint, Position
+from mtlops.training.distributed import World, running
 from mtlops.training.learner import Learner
+from mtlops.training.preemption import Preemption
 
 logger = logging.getLogger(__name__)
 
 _LOG_SECONDS = 5.0
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Speed:
     seconds: float
 
 
-def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint) -> Speed:
+def fit(
+    learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint, world: World = ALONE
+) -> Speed:
     """Trains all learners until each has stopped; returns the speed.
 
     Every row must be in the backbone's cache. Killed and called again with the same checkpoint, it ends with
@@ -39,7 +46,16 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
     Raises:
         UsageError: a loss is not finite.
         PlatformError: a checkpoint cannot be written.
+        PreemptedError: SIGTERM came; the checkpoint holds everything up to now.
     """
+    with Preemption() as preemption:
+        return _fit(learners, backbone, train, checkpoint, world, preemption)
+
+
+def _fit(
+    learners: Mapping[str, Learner], backbone: Backbone, /, train: Train, checkpoint: Checkpoint, world: World,
+    preemption: Preemption,
+) -> Speed:  # fmt: skip
     position = checkpoint.restore(learners)
     clock, skip = Clock(learners, train), _skip(train, backbone)
     for epoch in range(position.epoch, train.epochs + 1):
@@ -51,13 +67,16 @@ def fit(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, ch
         )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
-            _take(step, active, backbone)
+            stop = _take(step, active, backbone, world=world, stop=preemption.is_asked)
             clock.tick(step.rows, learners, epoch=epoch)
-            if clock.checkpoint_is_due():
+            if (clock.checkpoint_is_due() or stop) and world.is_first:
                 checkpoint.save(learners, Position(epoch, number))
+            if stop:
+                raise PreemptedError(preempted(epoch, number))
         for learner in active.values():
-            finish_epoch(learner, backbone, epoch=epoch)
-        checkpoint.save(learners, Position(epoch + 1, 0))
+            finish_epoch(learner, backbone, epoch=epoch, world=world)
+        if world.is_first:
+            checkpoint.save(learners, Position(epoch + 1, 0))
     return Speed(clock.rows, clock.seconds())
 
 
@@ -68,10 +87,16 @@ def _skip(train: Train, backbone: Backbone) -> Skip:
     return skip_each(layers, train.adapter_drop_rate) if train.adapter_drop == "stochastic" else skip_none
 
 
-def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int) -> None:
+def preempted(epoch: int, step: int) -> str:
+    """Returns what is said when a run was asked to stop."""
+    return f"SIGTERM: training stopped and saved in epoch {epoch} after step {step}. Run the same command to go on."
+
+
+def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int, world: World = ALONE) -> None:
     """Scores a learner's validation rows and lets it record the epoch."""
     tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False)
-    logits = backbone.logits(learner.valid.row_ids, tensors)
+    row_ids = learner.valid.row_ids
+    logits = world.gather(backbone.logits(world.share(row_ids), tensors), total=len(row_ids))
     learner.finish_epoch(epoch, logits)
     last = learner.progress.epochs[-1]
     logger.info(
@@ -81,45 +106,60 @@ def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int) -> None:
     )  # fmt: skip
 
 
-def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone) -> None:
-    """One forward and backward pass for the rows of several tasks; each task's optimiser steps on its own loss."""
-    tasks = sorted(step.rows)
-    row_ids = [learners[task].train.row_ids[i] for task in tasks for i in step.rows[task]]
-    counts = [len(step.rows[task]) for task in tasks]
+def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, world: World, stop: bool) -> bool:
+    """One step of several tasks, each on its own loss, over all processes; returns whether one was asked to stop."""
+    before = {task: running(learners[task]) for task in step.rows}
+    _pass(step, learners, backbone, world)
+    stop = world.add_up({task: learners[task] for task in step.rows}, before, stop=stop)
+    for task in sorted(step.rows):
+        learners[task].step()
+    return stop
+
+
+def _pass(step: Step, learners: Mapping[str, Learner], backbone: Backbone, world: World) -> None:
+    """One forward and backward pass for this process's share of the rows."""
+    rows = {task: world.share(of_task) for task, of_task in step.rows.items()}
+    tasks = [task for task in sorted(rows) if len(rows[task])]
+    if not tasks:
+        return
+    row_ids = [learners[task].train.row_ids[i] for task in tasks for i in rows[task]]
+    counts = [len(rows[task]) for task in tasks]
+    wholes = [len(step.rows[task]) for task in tasks]
     adapter = backbone.pairs.adapter
     bank = multitask.stack([adapter.bank(learners[task].tensors, training=True) for task in tasks])
     if len(tasks) > 1:
         position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
         bank = multitask.pick(bank, position_P)
-    bank |= _noise(tasks, counts, learners, backbone)
+    bank |= _noise(tasks, wholes, learners, backbone, world)
     penalties: list[Tensor] = []
     pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank, skipped=step.skipped, penalties=penalties)
-    logits = multitask.logits(pooled_PH * _dropout(tasks, counts, learners, backbone), bank)
+    logits = multitask.logits(pooled_PH * _dropout(tasks, wholes, learners, backbone, world), bank)
     losses = []
-    for task, part in zip(tasks, logits.split(counts), strict=True):
+    for task, part, whole in zip(tasks, logits.split(counts), wholes, strict=True):
         learner = learners[task]
-        losses.append(learner.loss(part[:, : learner.task.num_outputs], step.rows[task]))
+        loss = learner.loss(part[:, : learner.task.num_outputs], rows[task])
+        losses.append(loss * (len(part) / whole))
     for penalty_P in penalties:
-        losses += [part.mean() for part in penalty_P.split(counts)]
+        losses += [part.sum() / whole for part, whole in zip(penalty_P.split(counts), wholes, strict=True)]
     torch.stack(losses).sum().backward()
-    for task in tasks:
-        learners[task].step()
 
 
 def _noise(
-    tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone
+    tasks: list[str], wholes: list[int], learners: Mapping[str, Learner], backbone: Backbone, world: World
 ) -> dict[str, Tensor]:
     parts = [
-        backbone.pairs.adapter.noise(count, learners[task].generator("noise"))
-        for task, count in zip(tasks, counts, strict=True)
+        backbone.pairs.adapter.noise(whole, learners[task].generator("noise"))
+        for task, whole in zip(tasks, wholes, strict=True)
     ]
-    return {name: torch.cat([part[name] for part in parts]).to(backbone.device) for name in parts[0]}
+    return {name: torch.cat([world.share(part[name]) for part in parts]).to(backbone.device) for name in parts[0]}
 
 
-def _dropout(tasks: list[str], counts: list[int], learners: Mapping[str, Learner], backbone: Backbone) -> Tensor:
+def _dropout(
+    tasks: list[str], wholes: list[int], learners: Mapping[str, Learner], backbone: Backbone, world: World
+) -> Tensor:
     share, hidden = backbone.pairs.params.head_dropout, backbone.pairs.hidden
-    masks = [learners[task].dropout(count, hidden, share) for task, count in zip(tasks, counts, strict=True)]
-    return torch.cat(masks).to(backbone.device)
+    masks = [learners[task].dropout(whole, hidden, share) for task, whole in zip(tasks, wholes, strict=True)]
+    return torch.cat([world.share(mask) for mask in masks]).to(backbone.device)
 
 
 def lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, NDArray[np.int64]]:
