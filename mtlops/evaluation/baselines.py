@@ -122,7 +122,7 @@ def _classifier(
     known = np.unique(labels)
     if len(known) == 1:
         return lambda rows: np.tile(np.eye(num_classes)[known[0]], (rows.shape[0], 1))
-    model = LogisticRegression(C=1.0 / penalty, max_iter=5000).fit(features, labels)
+    model = LogisticRegression(C=1.0 / penalty, solver="newton-cg", max_iter=1000).fit(features, labels)
 
     def probabilities(rows: Any) -> NDArray[np.float64]:
         result = np.zeros((rows.shape[0], num_classes))
