@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,11 +90,15 @@ def test_interrupt_is_130_and_leaves_no_output(tmp_path: Path, finished: Workspa
     with subprocess.Popen(
         [*command, "--out", str(tmp_path / "trained"), "--report", str(tmp_path / "r.json")],
         cwd=finished.root, env=environment, stderr=subprocess.PIPE, text=True,
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        while "epoch=1" not in process.stderr.readline():
-            time.sleep(0.01)
+        assert any("epoch=1" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        try:
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
         assert "interrupted" in process.stderr.read()
     assert not (tmp_path / "trained").exists() and not (tmp_path / "r.json").exists()
