@@ -84,6 +84,7 @@ def test_verdict_becomes_an_exit_code_only_when_asked(
     assert main([*arguments, "--exit-code"]) == 6
 
 
+@pytest.mark.slow
 def test_interrupt_is_130_and_leaves_no_output(tmp_path: Path, finished: Workspace) -> None:
     command = [sys.executable, "-m", "mtlops", "train", "--set", "train.epochs=5000", "--set", "train.patience=5000"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

@@ -54,6 +54,7 @@ def tags(project: Clone) -> list[str]:
     return project.run("git", "tag", "--list").split()
 
 
+@pytest.mark.slow
 def test_dvc_finds_the_promoted_bundle(
     project: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ from mtlops.steps.train import train
 from tests.test_report import everything
 from tests.tiny_suite import Workspace
 
-pytestmark = pytest.mark.xdist_group("browser")  # one run of the steps and one browser for all of them
+# One run of the steps and one browser for all of them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",

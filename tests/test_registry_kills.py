@@ -21,6 +21,9 @@ KILLED = 6
 ROUNDS = 4
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize(("action", "least_calls"), [("publish", 40), ("promote", 10), ("rollback", 10), ("gc", 20)])
 def test_killed_before_any_system_call_it_stays_valid(tmp_path: Path, action: str, least_calls: int) -> None:
     command = [sys.executable, "-m", "tests.registry_worker", "kills", action, str(tmp_path)]

@@ -33,6 +33,7 @@ def test_a_broken_limit_is_named(limits: dict[str, Any], found: dict[str, Any], 
         assert len(result.reasons) == 4
 
 
+@pytest.mark.slow
 def test_export_writes_what_promote_asks_for(finished: Workspace, tmp_path: Path) -> None:
     usual = read_json(finished.root / "reports/export.json", made_by="")
     assert usual["limits"]["passed"]

@@ -20,6 +20,7 @@ def _cached(finished: Workspace) -> set[str]:
     return {row_id for file in files for row_id, _ in json.loads(file.read_text(encoding="utf-8"))["rows"]}
 
 
+@pytest.mark.slow
 def test_texts_outside_the_data_are_answered_like_rows(finished: Workspace, predictor: Predictor) -> None:
     for task in predictor.model.tasks:
         test = read_split(finished.root / "data/prepared", task.name, "test")

@@ -16,6 +16,7 @@ TEXT = "a: pipeline\n"
 NIGHTLY = "0 0 2 * * *"
 
 
+@pytest.mark.slow
 def test_submit_uploads_once_and_starts_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     server = Server()
     with serve(server) as host:

@@ -157,6 +157,7 @@ def test_fixed_image_is_taken(image: str) -> None:
     assert {container["image"] for container in executors(compile_text(image)).values()} == {image}
 
 
+@pytest.mark.slow
 def test_compile_command_takes_the_image_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTLOPS_IMAGE", "other:7")
     monkeypatch.setenv("MTLOPS_ACCELERATOR", "amd.com/gpu")

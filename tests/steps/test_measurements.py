@@ -187,6 +187,7 @@ def test_the_same_inputs_give_the_same_measurements(project: Path, params: Param
         assert alone[part] == content["tasks"]["words"][part]
 
 
+@pytest.mark.slow
 def test_the_bundle_answers_as_evaluate_did(project: Path, params: Params, content: dict[str, Any]) -> None:
     export(
         params, prepared=project / "prepared", encoder=project / "prepared-encoder", trained=project / "trained",

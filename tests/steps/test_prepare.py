@@ -238,6 +238,7 @@ except PlatformError as error:
     return subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 2500])
 def test_a_full_disk_is_a_platform_error_and_leaves_earlier_outputs(project, limit):
     run(project)
@@ -251,6 +252,7 @@ def test_a_full_disk_is_a_platform_error_and_leaves_earlier_outputs(project, lim
     assert hashes(project) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rename", [1, 3, 4])
 def test_a_run_killed_while_it_replaces_its_outputs_is_finished_by_the_next(project, rename):
     run(project, "whole")

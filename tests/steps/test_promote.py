@@ -65,6 +65,7 @@ def test_real_bundle_becomes_champion(finished: Workspace, tmp_path: Path) -> No
     assert entry.report["export"]["bundle"]["id"] == promoted.bundle_id
 
 
+@pytest.mark.slow
 def test_retrained_task_adds_its_own_files_and_the_graph_only(finished: Workspace, tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     before = registry.publish(finished.bundle)

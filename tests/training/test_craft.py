@@ -158,6 +158,7 @@ def whole(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return _fit(backbone, tmp_path_factory.mktemp("whole"), _learners(backbone, EVERYTHING), EVERYTHING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [2, 15, 30])
 def test_killed_with_everything_on_it_ends_with_the_same_bits(
     backbone: Backbone, whole: dict[str, Learner], tmp_path: Path, kill_at: int

@@ -96,6 +96,7 @@ class Run:
         return own | self.joint.best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_learns(folder: Path, tmp_path: Path, scheme: str) -> None:
     train = TRAIN.model_copy(update={"epochs": 5, "patience": 5, "learning_rate": 0.03})
@@ -132,6 +133,7 @@ def _same(a: Run, b: Run) -> None:
     assert [name for name, tensor in a.tensors().items() if not torch.equal(tensor, b.tensors()[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "kill_at"),
     [("hard", 1), ("hard", 11), ("hierarchical", 7), *((scheme, 11) for scheme in list(SCHEMES)[1:])],
@@ -141,6 +143,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(folder: Path, tmp_path: Path
     _same(*_kill(folder, tmp_path, SCHEMES[scheme], TRAIN, kill_at))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balancing", catalog.BALANCERS)
 def test_every_balancer_resumes_with_the_same_bits(folder: Path, tmp_path: Path, balancing: str) -> None:
     train = TRAIN.model_copy(update={"balancing": balancing, "sampling_temperature": 3.0, "epochs": 3})

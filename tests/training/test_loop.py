@@ -93,6 +93,7 @@ def test_every_kind_learns(backbone: Backbone, tmp_path: Path) -> None:
         assert losses[-1] < losses[0], learner.task.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", sorted(set(catalog.ADAPTERS) - {"fusion"}))
 def test_every_adapter_learns_and_each_task_as_if_alone(folder: Path, tmp_path: Path, adapter: str) -> None:
     backbone = _backbone(folder, Model(adapter=adapter, adapter_drop=1, bottleneck=8))
@@ -126,6 +127,7 @@ def test_fusion_trains_only_its_own_tensors_and_reports_what_it_listens_to(folde
     assert fused.report["value_with_kept"] == learner.primary_value(answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", ["robust", "stochastic"])
 def test_drawn_drops_leave_layers_out_and_each_task_as_if_alone(folder: Path, tmp_path: Path, drop: str) -> None:
     train = TRAIN.model_copy(update={"adapter_drop": drop, "adapter_drop_rate": 0.5})
@@ -138,6 +140,7 @@ def test_drawn_drops_leave_layers_out_and_each_task_as_if_alone(folder: Path, tm
     assert not torch.allclose(fixed.tensors["layers.0.up"], together.tensors["layers.0.up"], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "drop", "kill_at"),
     [("pfeiffer", "fixed", kill_at) for kill_at in (1, 5, 7, 13)]
