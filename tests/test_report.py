@@ -92,6 +92,8 @@ def everything() -> dict[str, Any]:
         {"name": "praise", "type": "minimum", "cases": 3, "failed": 0, "examples": []},
         {"name": "all wrong", "type": "minimum", "cases": 1, "failed": 1, "examples": []},
     ]
+    alike = {a: {b: 0.4 for b in found["tasks"] if b != a} for a in found["tasks"]}
+    found["affinity"] = {"measure": "linear CKA, unbiased", "rows": 250, "tasks": alike}
     tone["calibration"] |= {"temperature": 1.377, "ece_before": 0.101, "ece_after": 0.054, "thresholds": 0.625}
     moved = {"part": "22 to 24", "reference": 0.0721, "current": 0.2531}
     drifted = {"kind": "input", "verdict": "drifted", "score": 2.25, "p_adjusted": 0.001, "rows": 889,
@@ -253,8 +255,8 @@ def test_training_shows_the_teacher_and_what_a_task_left_out(tmp_path: Path) -> 
 
 def test_what_was_compared_has_a_plot_for_each_question(folder: Path) -> None:
     page = _Page((folder / "compared.html").read_text(encoding="utf-8"))
-    # As without: 4 forests, 1 matrix, 4 reliability; change, slices, robustness, twin, drift.
-    assert page.tags["svg"] == 9 + 5
+    # As without: 4 forests, 1 matrix, 4 reliability; change, slices, robustness, twin, affinity, drift.
+    assert page.tags["svg"] == 9 + 6
 
 
 def test_the_champion_stands_in_the_forest_and_in_a_table_with_the_change() -> None:

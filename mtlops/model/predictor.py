@@ -169,6 +169,23 @@ class Backbone:
 
         return answer
 
+    @torch.inference_mode()
+    def vectors(
+        self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> NDArray[np.float32]:
+        """Returns what one task's head reads, (N, H), for rows that `fill` has seen."""
+        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        common = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
+        result = np.empty((len(row_ids), self.cache.trunk.config.hidden_size), dtype=np.float32)
+        for rows in self._batches(row_ids):
+            state, mask_BS = self.batch([row_ids[i] for i in rows])
+            if isinstance(self.above, PairModel):
+                pooled = self.above(state, mask_BS, bank)
+            else:
+                pooled = self.above.vector(self.above.embed(state, mask_BS, common), mask_BS, common, task)
+            result[rows] = pooled.float().cpu().numpy()
+        return result
+
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
         order = sorted(range(len(row_ids)), key=lambda i: (self.length(row_ids[i]), i))
         for start in range(0, len(order), _ROWS):
@@ -217,6 +234,11 @@ class Predictor:
     def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32 for texts that are no rows of the data; the cache stays as it is."""
         return self.backbone.logits_of_texts(texts, self.model.tensors[task], shared=self.model.shared, task=task)
+
+    def vectors(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns what one task's head reads, (N, H) float32; `row_ids` name the texts in the cache."""
+        self.backbone.fill(row_ids, texts)
+        return self.backbone.vectors(row_ids, self.model.tensors[task], shared=self.model.shared, task=task)
 
     def _cached_logits(self, row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
         tensors = self.model.tensors[task]

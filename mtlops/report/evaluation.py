@@ -15,7 +15,7 @@ from mtlops.report.measurements import (
     slice_sections,
     twin_sections,
 )
-from mtlops.report.plots import Estimate, confusion_matrix, forest, reliability, title_case
+from mtlops.report.plots import Estimate, affinity, confusion_matrix, forest, reliability, title_case
 
 BASELINES: Mapping[str, str] = {"frozen": "frozen + LR", "tfidf": "TF-IDF + LR", "majority": "majority"}
 """Short name of each baseline, the strongest first."""
@@ -80,8 +80,23 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
     yield from robustness_sections(tasks)
     yield from behaviour_sections(tasks)
     yield from twin_sections(payload)
+    yield from _affinity(payload)
     yield from drift_sections(tasks)
     yield section("All metrics", *(_numbers(name, task) for name, task in tasks.items()))
+
+
+def _affinity(payload: Payload) -> Iterator[Markup]:
+    found = payload.get("affinity", {})
+    if len(found.get("tasks", {})) < 2 or not all(found["tasks"].values()):
+        return
+    yield section(
+        "Which tasks read alike?",
+        note(
+            f"How alike the vectors are that two tasks' heads read, on the same {number(found['rows'])} test rows of "
+            f"all tasks ({found['measure']}): 1 alike, 0 unrelated. Those that read alike may share more layers."
+        ),
+        _grid([card("all tasks", affinity(list(found["tasks"]), found["tasks"]))]),
+    )
 
 
 def _forest(task: Payload) -> Markup:
@@ -216,7 +231,7 @@ EVALUATION = Page(
     title="Evaluation",
     about="How good each task is on test rows that training never saw, beside three simpler models on the same rows.",
     keys=frozenset({"tasks", "bootstrap"}),
-    shown=frozenset({"tasks", "bootstrap", "mean", "champion", "twins", "gate"}),
+    shown=frozenset({"tasks", "bootstrap", "mean", "champion", "twins", "gate", "affinity"}),
     headline=_evaluation_headline,
     body=lambda payload: list(_evaluation_body(payload)),
 )

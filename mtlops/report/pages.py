@@ -52,7 +52,9 @@ def html_page(payload: Payload, *, name: str) -> str:
 
 def task_page(evaluation: Payload, task: str) -> str:
     """Returns the evaluation page of one task alone, without links to other files: for a viewer that has no others."""
-    alone = {k: v for k, v in evaluation.items() if k != "mean"} | {"tasks": {task: evaluation["tasks"][task]}}
+    alone = {k: v for k, v in evaluation.items() if k not in {"mean", "affinity"}} | {
+        "tasks": {task: evaluation["tasks"][task]}
+    }
     return document(title=f"{EVALUATION.title}: {task}", about=EVALUATION.about, links=[], parts=EVALUATION.body(alone))
 
 

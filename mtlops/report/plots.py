@@ -122,6 +122,26 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
     return _svg(top + height * len(classes) + 6, "Confusion matrix", "; ".join(shares), marks)
 
 
+def affinity(tasks: Sequence[str], alike: Mapping[str, Mapping[str, float]]) -> Markup:
+    """Returns a heat map of how alike two tasks read the same rows; below the diagonal, where each pair is once."""
+    left, top = 92, 8
+    cell = min(84.0, (WIDTH - left - 14) / (len(tasks) - 1))
+    height = min(cell, 44.0)
+    marks: list[Markup] = []
+    for i, name in enumerate(tasks[1:]):
+        y = top + height * i
+        marks.append(_text(left - 8, y + height / 2 + 4, _short(name, 12), "end"))
+        for j, other in enumerate(tasks[: i + 1]):
+            value = alike[name][other]
+            marks += _cell(left + cell * j, y, cell, height, value, f"{value:.2f}", f"{name} and {other}: {value:.2f}")
+    bottom = top + height * (len(tasks) - 1)
+    for j, name in enumerate(tasks[:-1]):
+        x = left + cell * j + cell / 2
+        marks.append(_text(x, bottom + 14, _short(name, max(3, int(cell / 7))), "quiet middle"))
+    said = "; ".join(f"{a} and {b}: {alike[a][b]:.2f}" for i, a in enumerate(tasks) for b in tasks[:i])
+    return _svg(bottom + 22, "Affinity of tasks", said, marks)
+
+
 def reliability(bins: Sequence[Mapping[str, float]], *, names: tuple[str, str]) -> Markup:
     """Returns predicted against observed for each bin; on the dashed diagonal they agree.
 
@@ -239,12 +259,17 @@ def _confusion_cell(
     x: float, y: float, width: float, height: float, count: int, total: int, names: tuple[str, str]
 ) -> list[Markup]:
     share = count / total if total else 0.0
-    said = tag("title", f"{names[0]} taken for {names[1]}: {count} of {total} ({share:.0%})")
+    said = f"{names[0]} taken for {names[1]}: {count} of {total} ({share:.0%})"
+    return _cell(x, y, width, height, share, number(count), said)
+
+
+def _cell(x: float, y: float, width: float, height: float, /, share: float, words: str, said: str) -> list[Markup]:
+    """A cell of a heat map, shaded by a share from 0 to 1."""
     box = {"x": _f(x), "y": _f(y), "width": _f(width), "height": _f(height), "rx": "3"}
     return [
         tag("rect", class_="ground", **box),
-        tag("rect", said, class_="heat", style=f"--share:{share:.3f}", **box),
-        _text(x + width / 2, y + height / 2 + 4, number(count), "middle"),
+        tag("rect", tag("title", said), class_="heat", style=f"--share:{min(max(share, 0.0), 1.0):.3f}", **box),
+        _text(x + width / 2, y + height / 2 + 4, words, "middle"),
     ]
 
 

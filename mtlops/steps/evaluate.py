@@ -27,7 +27,7 @@ from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
-from mtlops.steps.measurements import measure_closer
+from mtlops.steps.measurements import measure_affinity, measure_closer
 from mtlops.steps.profiles import Profiler, measure_drift
 from mtlops.steps.twins import train_twins
 from mtlops.tasks import Task
@@ -112,6 +112,7 @@ def evaluate(
         "gate": _gate(params),
         "champion": _champion_facts(params, champion),
         "twins": {"mode": params.gates.twins, "said": twins.said},
+        "affinity": _rounded(measure_affinity(predictor, tests)),
         "mean": _rounded(mean_primary(scores, weights={t: spec.weight for t, spec in params.suite.tasks.items()})),
         "tasks": {
             task.name: {

@@ -17,6 +17,7 @@ from mtlops.data.checks import read_behaviour
 from mtlops.data.prepared import COLUMNS, read_manifest, read_split
 from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError
+from mtlops.evaluation.affinity import FEWEST_ROWS, cka
 from mtlops.evaluation.behaviour import run_checks
 from mtlops.evaluation.metrics import Metrics, reliability
 from mtlops.evaluation.robustness import measure_robustness
@@ -24,6 +25,9 @@ from mtlops.evaluation.slices import measure_slices, slice_rows
 from mtlops.model.predictor import Predictor
 from mtlops.params import Params
 from mtlops.tasks import Task
+
+AFFINITY_ROWS = 100
+"""Test rows of each task on which tasks are compared; each costs a pass for every task."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,24 @@ def measure_closer(
             time.monotonic() - started,
         )  # fmt: skip
     return found
+
+
+def measure_affinity(predictor: Predictor, tests: Mapping[str, pa.Table]) -> dict[str, Any]:
+    """Returns the part `affinity` of evaluation.json: for each pair of tasks how alike they read the same rows.
+
+    The rows are test rows of all tasks, `AFFINITY_ROWS` of each, evenly spread; every task reads all of them.
+    """
+    parts = [test.take(_spread(test.num_rows)).select(["text", "row_id"]) for test in tests.values()]
+    texts = {r: t for part in parts for r, t in zip(part["row_id"].to_pylist(), part["text"].to_pylist(), strict=True)}
+    tasks: dict[str, dict[str, float]] = {name: {} for name in tests}
+    if len(tests) > 1 and len(texts) >= FEWEST_ROWS:
+        read = {name: predictor.vectors(list(texts.values()), list(texts), name) for name in tests}
+        tasks = {a: {b: cka(x, y) for b, y in read.items() if b != a} for a, x in read.items()}
+    return {"measure": "linear CKA, unbiased", "rows": len(texts), "tasks": tasks}
+
+
+def _spread(num_rows: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, num_rows - 1, min(num_rows, AFFINITY_ROWS)).astype(np.int64))
 
 
 def _calibration(
