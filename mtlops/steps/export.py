@@ -16,7 +16,7 @@ from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
-from mtlops.export.graph import PairsGraph, write_onnx
+from mtlops.export.graph import PairsGraph, structure, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
@@ -94,7 +94,7 @@ def export(
         write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
         facts = _manifest(folder, params, prepared, model, judged, decided)
-        write_manifest(folder, {**facts, "embedding": _embedding_facts(predictor)})
+        write_manifest(folder, {**facts, **_graph_facts(folder, predictor)})
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
     payload |= {
@@ -200,9 +200,12 @@ def _manifest(
     }
 
 
-def _embedding_facts(predictor: Predictor) -> dict[str, Any]:
-    above = predictor.backbone.above
-    return {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": predictor.embedding_digest}
+def _graph_facts(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    above, digest = predictor.backbone.above, predictor.embedding_digest
+    return {
+        "graph": {"structure": structure(folder / "model.onnx")},
+        "embedding": {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": digest},
+    }
 
 
 def _created(data_as_of: str) -> str:
