@@ -40,10 +40,12 @@ class PairsGraph(nn.Module):
         trunk: the frozen encoder.
         pairs: what lies above the cut.
         tasks: the tensors of each task, in order of task positions.
+        embedding: which vector of a row is its embedding (`drift.embedding` of params.yaml).
     """
 
-    def __init__(self, trunk: Trunk, pairs: PairModel, tasks: list[Tensors]) -> None:
+    def __init__(self, trunk: Trunk, pairs: PairModel, *, tasks: list[Tensors], embedding: str) -> None:
         super().__init__()
+        self._embedding = embedding
         self.trunk, self.pairs = trunk, pairs
         self.bank = nn.Module()
         self._names = {}
@@ -62,7 +64,7 @@ class PairsGraph(nn.Module):
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
-        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask)
+        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask, layer=self._embedding)
 
 
 def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:

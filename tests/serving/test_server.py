@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtlops.bundle import Bundle
+from mtlops.data.tokenisation import pad
 from mtlops.prediction_log import FEEDBACK_SCHEMA, PREDICTION_SCHEMA
 from mtlops.serving.runtime import Runtime
 from tests.serving.processes import Server, serving
@@ -108,12 +109,11 @@ def test_triton_s_grpc_client(server: Server, runtime: Runtime, binary: bool) ->
 
 def test_token_ids_give_what_their_text_gives(server: Server, runtime: Runtime) -> None:
     ids = runtime.tokenizer.ids(["the film was very good", "phone"])
-    width = max(map(len, ids))
+    padded, mask = pad(ids)
     inputs = [
-        {"name": "input_ids", "datatype": "INT64", "shape": [2, width], "data": [r + [0] * (width - len(r)) for r in ids]},
-        {"name": "attention_mask", "datatype": "INT64", "shape": [2, width],
-         "data": [[1] * len(r) + [0] * (width - len(r)) for r in ids]},
-    ]  # fmt: skip
+        {"name": name, "datatype": "INT64", "shape": list(values.shape), "data": values.tolist()}
+        for name, values in (("input_ids", padded), ("attention_mask", mask))
+    ]
     status, answer = server.post(f"{MODEL}/infer", {"inputs": inputs, "parameters": {"tasks": "topic"}})
     assert status == 200, answer
     plain = server.predict("the film was very good", "phone", tasks=["topic"])["predictions"]
