@@ -45,12 +45,11 @@ def main() -> None:
     lines = [
         "## Serving",
         "",
-        (
-            f"`OMP_NUM_THREADS=1 python -m tests.benchmarks.serving --suite .` on {machine()}, ONNX Runtime on one thread. "
-            f"{len(texts)} test texts of all tasks, median {_median_tokens(bundle, texts):.0f} tokens. The adapters begin "
-            f"in layer {_depth(bundle)} of {_layers(bundle)}. Brackets: lowest and highest of {_REPETITIONS} repetitions. "
-            "The model's CPU time is not in the time around it; for that the tests' tiny model was served."
-        ),
+        "`OMP_NUM_THREADS=1 python -m tests.benchmarks.serving --suite .`",
+        f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
+        f"{_median_tokens(bundle, texts):.0f} tokens. The adapters begin in layer {_depth(bundle)} of {_layers(bundle)}.",
+        f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
+        "tests' tiny model, and without its passes.",
         "",
         *model(options.suite, bundle, texts),
         "",
