@@ -14,6 +14,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
 from mtlops.model.encoders import Trunk
+from mtlops.model.pooling import mean
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -84,6 +85,15 @@ class PairModel(nn.Module):
             )  # fmt: skip
         pooled: Tensor = self.pooling.pool(x, mask_PS)
         return pooled
+
+    def embedding(self, state_BSV: Tensor, mask_BS: Tensor, *, layer: str) -> Tensor:
+        """Returns the text vectors (B, H) that drift watches: the mean over tokens of the frozen encoder.
+
+        `layer`: `last`, or `cut` for what lies there (`drift.embedding` of params.yaml).
+        """
+        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, state_BSV)
+        vectors: Tensor = mean.pool(x_BSH, mask_BS)
+        return vectors
 
     def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""

@@ -49,6 +49,7 @@ class Profiler:
         tests: columns of the user to watch, each with its test.
         prepared: folder of prepared splits.
         predictor: the trained model.
+        layer: where the embedding is taken (`drift.embedding`).
     """
 
     tasks: tuple[Task, ...]
@@ -56,17 +57,19 @@ class Profiler:
     tests: Mapping[str, str]
     prepared: Path
     predictor: Predictor
+    layer: str
 
     @classmethod
     def open(cls, params: Params, *, prepared: Path, predictor: Predictor) -> "Profiler":
         """Returns a profiler of the suite that `params` describes."""
-        settings = Settings(**params.drift.model_dump(exclude={"columns"}))
-        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor)
+        settings = Settings(**params.drift.model_dump(exclude={"columns", "embedding"}))
+        layer = predictor.embedding_layer(params.drift.embedding)
+        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor, layer)
 
     @property
     def trunk(self) -> str:
-        """Digest of the trunk that every profile is bound to."""
-        return str(self.predictor.backbone.facts["trunk_sha256"])
+        """Digest of what makes the embeddings: every profile is bound to it."""
+        return self.predictor.embedding_digest(self.layer)
 
     def rows(self, task: Task, *splits: str) -> pa.Table:
         """Returns the rows of some splits of a task; of a large split as many as the baselines learn from."""
@@ -79,7 +82,7 @@ class Profiler:
         return {
             **text_columns(texts, self.predictor.backbone.tokenizer.unknown_shares(texts)),
             **user_columns(table, self.tests),
-            **embedding_column(self.predictor.pooled(texts, table["row_id"].to_pylist())),
+            **embedding_column(self.predictor.embeddings(texts, table["row_id"].to_pylist(), layer=self.layer)),
         }
 
     def outputs(self, task: Task, table: pa.Table) -> Outputs:
@@ -184,14 +187,14 @@ def _against_champion(
     if comparison == "new" or not folder.exists():
         logger.info("task=%s drift.reference=none reason=the champion has no reference for it", task.name)
         return {}
-    trunk = str(champion.runtime.bundle.manifest["trunk"]["trunk_sha256"])
+    trunk = champion.runtime.bundle.embedding_digest
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:
         reference = reference.without("prediction", "quality")
     if comparison == "classes-changed":
         reference = reference.without("label")
     if trunk != profiler.trunk:
-        logger.info("task=%s drift.reference=without embedding reason=the champion has another encoder", task.name)
+        logger.info("task=%s drift.reference=without embedding reason=the champion embeds otherwise", task.name)
         reference = reference.without("embedding")
     if answers is not None:
         columns = {**columns, **prediction_columns(task, answers), **quality_columns(task, answers, labels)}
