@@ -60,7 +60,7 @@ class Profiler:
     @classmethod
     def open(cls, params: Params, *, prepared: Path, predictor: Predictor) -> "Profiler":
         """Returns a profiler of the suite that `params` describes."""
-        settings = Settings(**params.drift.model_dump(exclude={"columns"}))
+        settings = Settings.of(params.drift)
         return cls(params.tasks(), settings, params.drift.columns, prepared, predictor)
 
     @property
@@ -187,7 +187,7 @@ def _against_champion(
     trunk = str(champion.runtime.bundle.manifest["trunk"]["trunk_sha256"])
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:
-        reference = reference.without("prediction", "quality")
+        reference = reference.without("prediction", "estimate", "quality")
     if comparison == "classes-changed":
         reference = reference.without("label")
     if trunk != profiler.trunk:
