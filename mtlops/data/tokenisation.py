@@ -17,6 +17,8 @@ class Tokenizer:
     Attributes:
         pad_id: the padding token's id, as `prepare` wrote it; 0 in a file that does not say it.
 
+        max_tokens: see below.
+
     Args:
         path: a `tokenizer.json` of Hugging Face tokenizers.
         max_tokens: longer texts are cut to this many tokens, special tokens included.
@@ -32,6 +34,7 @@ class Tokenizer:
             raise ArtefactError(f"{path}: is not a readable tokenizer ({error}). Make it again.") from None
         self.pad_id: int = (self._tokenizer.padding or {"pad_id": 0})["pad_id"]
         self._tokenizer.no_padding()
+        self.max_tokens = max_tokens
         self._tokenizer.enable_truncation(max_length=max_tokens)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:

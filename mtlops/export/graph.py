@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _LARGE = 1 << 14
+_OUTPUT = ".output"
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
+OUTPUTS = ("logits", "embedding")
 
 
 class PairsGraph(nn.Module):
@@ -47,8 +49,10 @@ class PairsGraph(nn.Module):
             self._names[name] = name.replace(".", "_")
             self.bank.register_parameter(self._names[name], nn.Parameter(tensor, requires_grad=False))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor) -> Tensor:
-        """Returns logits (P, C); columns beyond a task's outputs are 0.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits (P, C), columns beyond a task's outputs 0, and the rows' embeddings (B, H).
 
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
         """
@@ -56,7 +60,7 @@ class PairsGraph(nn.Module):
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
-        return multitask.logits(pooled, picked)
+        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask)
 
 
 def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
@@ -80,13 +84,14 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
             dynamo=True,
             opset_version=opset,
             input_names=list(INPUTS),
-            output_names=["logits"],
+            output_names=[f"{name}{_OUTPUT}" for name in OUTPUTS],
             dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}),
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    _name_outputs(proto)
     if weights is None:
         weights = path.with_name(f"{path.name}.data")
         _write_weights(proto, weights)
@@ -172,6 +177,21 @@ def _strip(proto: "onnx.ModelProto") -> None:
         if len(kept) < len(graph.initializer):
             del graph.initializer[:]
             graph.initializer.extend(kept)
+
+
+def _name_outputs(proto: "onnx.ModelProto") -> None:
+    """Gives the outputs their names. The exporter calls values inside by the same words, and would not notice."""
+    for graph in _graphs(proto.graph):
+        values = [*graph.input, *graph.output, *graph.initializer]
+        for value in values:
+            value.name = _named(value.name)
+        for node in graph.node:
+            node.input[:] = [_named(name) for name in node.input]
+            node.output[:] = [_named(name) for name in node.output]
+
+
+def _named(name: str) -> str:
+    return f"{name}.inner" if name in OUTPUTS else name.removesuffix(_OUTPUT)
 
 
 def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":

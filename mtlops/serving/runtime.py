@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _ROWS = 32
 
+EMBEDDING = "embedding"
+"""The graph's output of one vector (H,) a row, which drift watches."""
+
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
 
@@ -84,6 +87,21 @@ class Runtime:
             result[rows] = run(self._session, *batch, [position])[0, :, :num_outputs]
         return result
 
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the vectors (N, H) that drift watches, computed in batches of similar length.
+
+        Raises:
+            ArtefactError: the bundle's graph does not give them.
+        """
+        ids = self._tokenizer.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        found: dict[int, NDArray[np.float32]] = {}
+        for start in range(0, len(order), _ROWS):
+            rows = order[start : start + _ROWS]
+            input_ids, mask = pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
+            found |= dict(zip(rows, embed(self._session, input_ids, mask), strict=True))
+        return np.stack([found[i] for i in range(len(ids))])
+
     def _check_golden(self) -> None:
         golden = self.bundle.golden()
         answers = golden_logits(self._session, self._tokenizer, self.tasks, [row["text"] for row in golden])
@@ -122,9 +140,34 @@ def run(
         "pair_row": np.tile(np.arange(num_rows, dtype=np.int64), len(positions)),
         "pair_task": np.repeat(np.asarray(positions, dtype=np.int64), num_rows),
     }
-    (logits,) = session.run(["logits"], feeds)
+    (logits,) = session.run(["logits"], feeds, only_what_is_asked())
     by_task: NDArray[np.float32] = logits.reshape(len(positions), num_rows, -1)
     return by_task
+
+
+def embed(
+    session: "onnxruntime.InferenceSession", input_ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Returns the embeddings of every row: (B, H) float32. Nothing above the cut is computed.
+
+    Raises:
+        ArtefactError: the graph has no such output.
+    """
+    if EMBEDDING not in {output.name for output in session.get_outputs()}:
+        raise ArtefactError("model.onnx: has no output `embedding`. Export the bundle again.")
+    nobody = np.zeros(1, dtype=np.int64)
+    feeds = {"input_ids": input_ids, "attention_mask": mask, "pair_row": nobody, "pair_task": nobody}
+    vectors: NDArray[np.float32] = session.run([EMBEDDING], feeds, only_what_is_asked())[0]
+    return vectors
+
+
+def only_what_is_asked() -> "onnxruntime.RunOptions":
+    """Returns options of one run in which nodes that no wanted output needs are not computed."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.InferenceSession":

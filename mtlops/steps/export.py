@@ -93,7 +93,8 @@ def export(
         predictor = Predictor(trained, encoder, cache=cache)
         write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
-        write_manifest(folder, _manifest(folder, params, prepared, model, judged, decided))
+        facts = _manifest(folder, params, prepared, model, judged, decided)
+        write_manifest(folder, {**facts, "embedding": _embedding_facts(predictor)})
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
     payload |= {
@@ -197,6 +198,11 @@ def _manifest(
         },
         "params": params.model_dump(mode="json"),
     }
+
+
+def _embedding_facts(predictor: Predictor) -> dict[str, Any]:
+    above = predictor.backbone.above
+    return {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": predictor.embedding_digest}
 
 
 def _created(data_as_of: str) -> str:

@@ -16,6 +16,7 @@ from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
 from mtlops.serving.runtime import Runtime, describe
+from mtlops.steps.profiles import Profiler
 from tests.tiny_suite import Workspace
 
 TEXTS = ["the film was very good", "phone", "the goal and the team and the coach", "law " * 50]
@@ -38,6 +39,17 @@ def test_answers_are_the_trained_model_s(finished: Workspace, runtime: Runtime) 
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_embedding_is_what_the_reference_profile_was_made_of(finished: Workspace, runtime: Runtime) -> None:
+    predictor = Predictor(finished.root / "models/trained", **finished.paths("encoder", "cache"))
+    profiler = Profiler.open(finished.params(), prepared=finished.root / "data/prepared", predictor=predictor)
+    rows = profiler.rows(runtime.tasks[0], "train")
+    texts = rows["text"].to_pylist()
+    profiled = profiler.inputs(rows)["embedding"].values
+    assert np.abs(runtime.embeddings(texts) - profiled).max() < 1e-5
+    assert np.abs(predictor.pooled(texts, rows["row_id"].to_pylist()) - profiled).max() > 1e-2
+    assert profiler.trunk == runtime.bundle.embedding_digest
 
 
 def test_temperature_and_thresholds_of_the_manifest_decide(finished: Workspace, tmp_path: Path) -> None:
@@ -102,7 +114,8 @@ def test_graph_is_the_contract_and_tells_nothing_of_this_machine(finished: Works
     }
     assert shapes["input_ids"] == shapes["attention_mask"] == ["rows", "tokens"]
     assert shapes["pair_row"] == shapes["pair_task"] == ["pairs"]
-    assert list(shapes) == ["input_ids", "attention_mask", "pair_row", "pair_task", "logits"]
+    assert list(shapes) == ["input_ids", "attention_mask", "pair_row", "pair_task", "logits", "embedding"]
+    assert shapes["embedding"][0] == "rows"
     text = (finished.bundle / "model.onnx").read_bytes()
     assert b".py" not in text and str(Path.home()).encode() not in text and b"site-packages" not in text
 
