@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mtlops.drift.detector import DRIFTED
+from mtlops.drift.detector import DRIFTED, OK
 from mtlops.drift.priors import PriorShift
 
 DATA_FAULT = "data fault"
@@ -67,7 +67,7 @@ def diagnose(
         return None
     if "data" in drifted:
         return Diagnosis(((DATA_FAULT, faults),), _WORDS[DATA_FAULT], retraining_helps=False)
-    causes = _causes(drifted, priors=priors, floor=floor, is_labelled=is_labelled)
+    causes = _causes(levels, priors=priors, floor=floor, is_labelled=is_labelled)
     action = _WORDS[causes[0][0]]
     if causes[0][0] in (COVARIATE, PRIOR) and "quality" not in drifted:
         action += f" {_UNHARMED if is_labelled else _UNLABELLED}"
@@ -75,21 +75,26 @@ def diagnose(
 
 
 def _causes(
-    drifted: set[str], *, priors: PriorShift | None, floor: float, is_labelled: bool
+    levels: Mapping[str, str], *, priors: PriorShift | None, floor: float, is_labelled: bool
 ) -> list[tuple[str, str]]:  # fmt: skip
-    texts = bool(drifted & {"input", "embedding"})
+    drifted = {kind for kind, level in levels.items() if level == DRIFTED}
+    texts = [kind for kind in ("input", "embedding") if levels.get(kind, OK) != OK]
     answers = bool(drifted & {"prediction", "estimate"})
     causes: list[tuple[str, str]] = []
-    if "quality" in drifted and not texts and not answers:
-        causes.append((CONCEPT, _SAME_TEXTS))
-    elif "label" in drifted and not texts and not answers:
-        causes.append((CONCEPT, "Labels changed while texts and answers did not."))
-    moved = [kind for kind in ("input", "embedding") if kind in drifted]
+    if not texts and not answers:
+        if "quality" in drifted:
+            causes.append((CONCEPT, _SAME_TEXTS))
+        elif "label" in drifted:
+            causes.append((CONCEPT, "Labels changed while texts and answers did not."))
     if texts:
-        causes.append((COVARIATE, f"What comes in moved ({' and '.join(moved)})."))
-    if priors is not None and priors.effect > floor and ("label" in drifted or (not is_labelled and answers)):
-        source = "by labels" if is_labelled else "estimated from the answers"
-        causes.append((PRIOR, f"The shares of the classes changed, {source}: {priors.describe()}."))
+        said = " and ".join(f"{kind} {levels[kind]}" for kind in texts)
+        causes.append((COVARIATE, f"The texts are others than before ({said})."))
+    if priors is not None and priors.effect > floor:
+        if is_labelled and "label" in drifted:
+            causes.append((PRIOR, f"The shares of the classes changed, by labels: {priors.describe()}."))
+        elif not is_labelled and "prediction" in drifted and "estimate" not in drifted:
+            # Under any other drift the estimate of the shares is a guess; answers less sure than before show one.
+            causes.append((PRIOR, f"The shares of the classes seem to have changed: {priors.describe()}."))
     if not causes and answers:
         causes.append((COVARIATE, "Answers moved while text statistics did not: the texts differ in content."))
     return causes or [(UNKNOWN, "No rule explains what moved.")]

@@ -28,7 +28,7 @@ class Settings:
     metric_floor: float = 0.05
 
     @classmethod
-    def of(cls, drift: Drift) -> "Settings":
+    def of(cls, drift: "Drift") -> "Settings":
         """Returns what the section `drift` says."""
         return cls(**{field.name: getattr(drift, field.name) for field in fields(cls)})
 

@@ -57,18 +57,18 @@ class Watch:
             self._rebase()
         self._load()
 
-    def catch_up(self, log: PredictionLog, *, since: date | None = None) -> Progress:
+    def catch_up(self, log: PredictionLog, *, listed: tuple[list[LogFile], list[str]]) -> Progress:
         """Reads what is new in the log, in transactions of some files each; returns what was done.
 
         Args:
             log: to read.
-            since: look only at days from this one on.
+            listed: what `PredictionLog.files` found.
 
         Raises:
             PlatformError: log or state cannot be read or written. What was done before is kept.
         """
         progress = Progress()
-        files, strange = log.files(since=since)
+        files, strange = listed
         known = {row["name"] for row in self.state.rows("SELECT name FROM files")}
         oldest = self.state.fact("files_from") or 0
         new = [file for file in files if file.name not in known and file.micros >= oldest]
