@@ -89,6 +89,8 @@ def _causes(
     if texts:
         said = " and ".join(f"{kind} {levels[kind]}" for kind in texts)
         causes.append((COVARIATE, f"The texts are others than before ({said})."))
+    elif answers and "quality" in drifted:
+        causes.append((COVARIATE, "Answers moved and fewer of them are right: the texts differ in content."))
     if priors is not None and priors.effect > floor:
         if is_labelled and "label" in drifted:
             causes.append((PRIOR, f"The shares of the classes changed, by labels: {priors.describe()}."))

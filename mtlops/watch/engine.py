@@ -209,14 +209,14 @@ class Watch:
         limit = int(self.drift.window_minutes * 60e6)
         found, position, rows = [], 0, 0 if sample is None else len(sample)
         while sample is not None and position < rows:
+            start = int(sample.times[position]) if stream.start is None else stream.start
             stop = min(rows, position + max(1, most - stream.rows))
-            if stream.start is not None:
-                over = np.flatnonzero(sample.times[position:stop] - stream.start >= limit)
-                if len(over):
-                    stop = min(stop, max(position + int(over[0]), position + self.drift.min_rows - stream.rows))
+            over = np.flatnonzero(sample.times[position:stop] - start >= limit)
+            if len(over):
+                stop = min(stop, max(position + int(over[0]), position + self.drift.min_rows - stream.rows))
             if stop > position:
                 stream.add(sample.part(position, stop), reference)
-            is_old = stop < rows and stream.start is not None and sample.times[stop] - stream.start >= limit
+            is_old = stop < rows and int(sample.times[stop]) - start >= limit
             position = stop
             if stream.rows >= most or (is_old and stream.rows >= self.drift.min_rows):
                 found.append(self._close(stream))

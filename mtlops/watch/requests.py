@@ -140,7 +140,7 @@ def _decide(state: State, references: References, *, task: str, retrain: Retrain
 def _since(window: Mapping[str, Any]) -> int:
     """When the oldest alarm of a window began."""
     found = [cell["since"] for cell in window["cells"] if cell["level"] == DRIFTED and cell["since"] is not None]
-    return min(found, default=window["stop"])
+    return int(min(found, default=window["stop"]))
 
 
 def _is_about(row: Any, task: str) -> bool:
