@@ -1,5 +1,6 @@
 """A table judged as if its rows were traffic: answered by a bundle, window by window, without a server."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,11 +40,17 @@ class Traffic:
         texts: N texts.
         groups: what each row belongs to; rows of one group count as one request.
         labels: true labels by task, None where a row has none.
+        asked: tasks that each row is asked for; None: all rows for the same tasks.
     """
 
     texts: Sequence[str]
     groups: Sequence[str]
     labels: dict[str, list[Any]]
+    asked: Sequence[frozenset[str]] | None = None
+
+    def tasks_of(self, row: int, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Returns the tasks that a row is asked for, among `tasks`."""
+        return tuple(name for name in tasks if self.asked is None or name in self.asked[row])
 
 
 def read_traffic(path: Path, tasks: Sequence[Task], *, text: str = "text") -> Traffic:
@@ -85,7 +92,7 @@ def answer(
     Args:
         traffic: the rows.
         runtime: the bundle that answers.
-        tasks: that every row is asked for.
+        tasks: that rows are asked for; a row of a prepared window only for those whose rows it is among.
         rows_per_day: how fast rows come: alarms are budgeted by time.
         shuffle: seed of the order of the rows; None keeps the table's.
 
@@ -146,6 +153,7 @@ def _read_folder(path: Path, tasks: Sequence[Task]) -> Traffic:
     return Traffic(
         [texts[row][0] for row in ids], [texts[row][1] for row in ids],
         {name: [found.get(row) for row in ids] for name, found in labels.items()},
+        [frozenset(name for name, found in labels.items() if row in found) for row in ids],
     )  # fmt: skip
 
 
@@ -162,23 +170,38 @@ def _predictions(
     traffic: Traffic, times: Mapping[int, datetime], *, runtime: "Runtime", tasks: Sequence[str]
 ) -> pa.Table:  # fmt: skip
     """The rows that come at these times: answered in batches of similar length, logged in their order."""
-    by_length = sorted(times, key=lambda row: len(traffic.texts[row]))
+    asked = {row: traffic.tasks_of(row, tasks) for row in times}
+    rows = sorted((row for row in times if asked[row]), key=lambda row: (asked[row], len(traffic.texts[row])))
+    found: dict[int, list[dict[str, Any]]] = {}
+    for names, group in itertools.groupby(rows, key=asked.__getitem__):
+        for batch in _batches(list(group)):
+            found |= _answered(traffic, {row: times[row] for row in batch}, runtime=runtime, tasks=names)
+    entries = [entry for row in times for entry in found.get(row, [])]
+    return pa.Table.from_pylist(entries, schema=PREDICTION_SCHEMA)
+
+
+def _batches(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
+
+
+def _answered(
+    traffic: Traffic, times: Mapping[int, datetime], *, runtime: "Runtime", tasks: Sequence[str]
+) -> dict[int, list[dict[str, Any]]]:  # fmt: skip
     bundle = runtime.bundle
     tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
+    texts = [traffic.texts[row] for row in times]
+    statistics = text_columns(texts, tokenizer.unknown_shares(texts))
+    answers, vectors = runtime.predict(texts, tasks=tasks), runtime.embeddings(texts)
     found: dict[int, list[dict[str, Any]]] = {}
-    for start in range(0, len(by_length), _BATCH):
-        rows = by_length[start : start + _BATCH]
-        texts = [traffic.texts[row] for row in rows]
-        statistics = text_columns(texts, tokenizer.unknown_shares(texts))
-        answers, vectors = runtime.predict(texts, tasks=tasks), runtime.embeddings(texts)
-        for i, row in enumerate(rows):
-            said = [(name.removeprefix("text."), float(column.values[i])) for name, column in statistics.items()]
-            common = {"time": times[row], "request_id": traffic.groups[row], "row": row,
-                      "bundle_id": runtime.bundle_id, "role": "champion"}  # fmt: skip
-            found[row] = [{**common, "task": task.name, **_answer(task, answers[task.name], i)}
-                          for task in runtime.tasks if task.name in answers]  # fmt: skip
-            found[row][0] |= {"statistics": said, "embedding": vectors[i]}
-    return pa.Table.from_pylist([entry for row in times for entry in found[row]], schema=PREDICTION_SCHEMA)
+    for i, (row, time) in enumerate(times.items()):
+        said = [(name.removeprefix("text."), float(column.values[i])) for name, column in statistics.items()]
+        common = {"time": time, "request_id": traffic.groups[row], "row": row,
+                  "bundle_id": runtime.bundle_id, "role": "champion"}  # fmt: skip
+        found[row] = [{**common, "task": task.name, **_answer(task, answers[task.name], i)}
+                      for task in runtime.tasks if task.name in answers]  # fmt: skip
+        found[row][0] |= {"statistics": said, "embedding": vectors[i]}
+    return found
 
 
 def _answer(task: Task, outputs: Any, i: int) -> dict[str, Any]:
