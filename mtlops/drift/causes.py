@@ -57,7 +57,7 @@ def diagnose(
 
     Args:
         levels: of each kind (`columns.KINDS`, and `data`) that was judged.
-        priors: shares of the classes, by labels where `is_labelled`, else estimated from the answers.
+        priors: shares of the classes by labels; None without them.
         floor: w^2 from which a change of the shares matters.
         faults: what is wrong with the rows, in words; empty when nothing is.
         is_labelled: whether enough labels came in for `label` and `quality` to be judged.
@@ -67,16 +67,14 @@ def diagnose(
         return None
     if "data" in drifted:
         return Diagnosis(((DATA_FAULT, faults),), _WORDS[DATA_FAULT], retraining_helps=False)
-    causes = _causes(levels, priors=priors, floor=floor, is_labelled=is_labelled)
+    causes = _causes(levels, priors=priors, floor=floor)
     action = _WORDS[causes[0][0]]
     if causes[0][0] in (COVARIATE, PRIOR) and "quality" not in drifted:
         action += f" {_UNHARMED if is_labelled else _UNLABELLED}"
     return Diagnosis(tuple(causes), action, retraining_helps=True)
 
 
-def _causes(
-    levels: Mapping[str, str], *, priors: PriorShift | None, floor: float, is_labelled: bool
-) -> list[tuple[str, str]]:  # fmt: skip
+def _causes(levels: Mapping[str, str], *, priors: PriorShift | None, floor: float) -> list[tuple[str, str]]:
     drifted = {kind for kind, level in levels.items() if level == DRIFTED}
     texts = [kind for kind in ("input", "embedding") if levels.get(kind, OK) != OK]
     answers = bool(drifted & {"prediction", "estimate"})
@@ -91,12 +89,8 @@ def _causes(
         causes.append((COVARIATE, f"The texts are others than before ({said})."))
     elif answers and "quality" in drifted:
         causes.append((COVARIATE, "Answers moved and fewer of them are right: the texts differ in content."))
-    if priors is not None and priors.effect > floor:
-        if is_labelled and "label" in drifted:
-            causes.append((PRIOR, f"The shares of the classes changed, by labels: {priors.describe()}."))
-        elif not is_labelled and "prediction" in drifted and "estimate" not in drifted:
-            # Under any other drift the estimate of the shares is a guess; answers less sure than before show one.
-            causes.append((PRIOR, f"The shares of the classes seem to have changed: {priors.describe()}."))
+    if priors is not None and priors.effect > floor and "label" in drifted:
+        causes.append((PRIOR, f"The shares of the classes changed, by labels: {priors.describe()}."))
     if not causes and answers:
         causes.append((COVARIATE, "Answers moved while text statistics did not: the texts differ in content."))
     return causes or [(UNKNOWN, "No rule explains what moved.")]

@@ -1,8 +1,7 @@
-"""How often each class occurs in rows without labels, from a model's probabilities.
+"""How often each class occurs, then and now, by labels.
 
-Source: Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities",
-Neural Computation 14(1), section 2.2: expectation maximisation. It is right when classes look as they did and only
-their shares changed, and the probabilities are calibrated; under any other drift it is a guess.
+Without labels this is not said: estimates from a model's probabilities (Saerens et al. 2002) moved `neutral` of the
+default suite from 9 % to 66 % on rows in which nothing had changed.
 """
 
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_STEPS = 200
-_ENOUGH = 1e-6
 _SMALLEST = 1e-6
 
 
@@ -21,7 +18,7 @@ class PriorShift:
 
     Attributes:
         reference: share of each class in the reference.
-        current: estimated share now, or the true one where labels are known.
+        current: its share now.
         effect: sum of squared differences over the pooled shares: the w^2 of a column.
     """
 
@@ -40,30 +37,9 @@ class PriorShift:
         return f"{name} from {self.reference.get(name, 0.0):.0%} to {self.current[name]:.0%}"
 
 
-def estimate_priors(
-    probabilities: NDArray[np.float32], reference: NDArray[np.float64]
-) -> NDArray[np.float64]:  # fmt: skip
-    """Returns the shares (C,) of the classes among rows with these probabilities (N, C).
-
-    Shapes: reference: (C,) shares of the classes among the rows that the model learned from.
-    """
-    old: NDArray[np.float64] = np.maximum(reference, _SMALLEST) / np.maximum(reference, _SMALLEST).sum()
-    shares = old.copy()
-    given = probabilities.astype(np.float64)
-    for _ in range(_STEPS):
-        posterior = given * (shares / old)
-        posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), _SMALLEST)
-        updated: NDArray[np.float64] = posterior.mean(axis=0)
-        done = float(np.abs(updated - shares).max()) < _ENOUGH
-        shares = updated
-        if done:
-            break
-    return shares
-
-
 def prior_shift(
-    classes: tuple[str, ...], reference: NDArray[np.float64], current: NDArray[np.float64]
-) -> PriorShift:  # fmt: skip
+    classes: tuple[str, ...], *, reference: NDArray[np.float64], current: NDArray[np.float64]
+) -> PriorShift:
     """Returns how far two sets of shares (C,) lie apart."""
     pooled = np.maximum((reference + current) / 2.0, _SMALLEST)
     effect = float(((reference - current) ** 2 / pooled).sum())

@@ -15,7 +15,7 @@ from mtlops.drift.causes import diagnose
 from mtlops.drift.detector import DRIFTED, LEVELS, MONTH_SECONDS, OK, Detector, threshold
 from mtlops.drift.finding import Settings
 from mtlops.drift.mean import Mean
-from mtlops.drift.priors import PriorShift, estimate_priors, prior_shift
+from mtlops.drift.priors import PriorShift, prior_shift
 from mtlops.drift.profile import ENCODER, Profile
 from mtlops.drift.verdicts import judge
 from mtlops.params import Drift
@@ -152,18 +152,13 @@ def _data_kind(stream: Stream) -> str:
 
 
 def _priors(reference: Reference, stream: Stream) -> PriorShift | None:
-    """Shares of the classes in the reference and now: of labels, or estimated from answers."""
+    """Shares of the classes in the reference and now; None for traffic, which has no labels."""
     task = reference.task
     part = reference.profile.parts.get("label")
-    if task is None or part is None or task.kind not in _EXCLUSIVE:
+    if task is None or part is None or task.kind not in _EXCLUSIVE or stream.source != LABELS:
         return None
-    old = _shares(task, part.sketch)
-    if stream.source == LABELS:
-        return prior_shift(task.classes, old, _shares(task, stream.profile.parts["label"].sketch))
-    probabilities = stream.kept.get("probabilities")
-    if probabilities is None or not len(probabilities):
-        return None
-    return prior_shift(task.classes, old, estimate_priors(probabilities, old))
+    found = stream.profile.parts["label"].sketch
+    return prior_shift(task.classes, reference=_shares(task, part.sketch), current=_shares(task, found))
 
 
 def _shares(task: Task, sketch: Any) -> NDArray[np.float64]:

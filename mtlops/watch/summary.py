@@ -66,7 +66,7 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
         "level": level,
         "cells": cells,
         "diagnosis": None if level == OK or not diagnoses else diagnoses[-1],
-        "priors": _priors(latest),
+        "priors": latest.get(LABELS, {}).get("priors"),
         "metrics": {key: value for w in latest.values() for key, value in (w.get("metrics") or {}).items()},
         "open": {
             stream.source: {"rows": stream.rows, "bad_rows": stream.bad}
@@ -81,14 +81,6 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
 
 def _cells(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return windows[0]["cells"] if windows else []
-
-
-def _priors(latest: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    for source, words in ((LABELS, "labels"), (TRAFFIC, "estimated from answers")):
-        found = latest.get(source, {}).get("priors")
-        if found:
-            return {**found, "source": words}
-    return None
 
 
 def _stop(window: Mapping[str, Any]) -> tuple[int, int]:
