@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__, cli_registry
+from mtlops import __version__, cli_registry, cli_serve
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_step(commands, name, step)
     _add_predict(commands)
     cli_registry.add_commands(commands, _add_command)
+    cli_serve.add_command(commands, _add_command)
     _add_summary(commands)
     _add_schema(commands)
     _add_adapters(commands)
@@ -267,7 +268,7 @@ def _print_moved(moved: "Moved", options: argparse.Namespace) -> None:
 
 
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:
-    known = [*STEPS, *cli_registry.COMMANDS, "predict", "summary", "schema", "adapters"]
+    known = [*STEPS, *cli_registry.COMMANDS, "predict", "serve", "summary", "schema", "adapters"]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 

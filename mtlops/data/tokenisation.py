@@ -42,6 +42,11 @@ class Tokenizer:
         encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts])
         return [encoding.ids for encoding in encoded]
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this number."""
+        return int(self._tokenizer.get_vocab_size())
+
     def unknown_shares(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns (N,): the share of each text's tokens, special ones left out, that the vocabulary lacks."""
         unknown = self._tokenizer.token_to_id(str(getattr(self._tokenizer.model, "unk_token", None)))

@@ -29,6 +29,8 @@ _OUTPUT = ".output"
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
 OUTPUTS = ("logits", "embedding")
+BANK = "bank."
+"""Start of the names of adapters and heads, stacked over the tasks: `bank.layers_3_down`, `bank.head_weight`."""
 
 
 class PairsGraph(nn.Module):
@@ -38,10 +40,12 @@ class PairsGraph(nn.Module):
         trunk: the frozen encoder.
         pairs: what lies above the cut.
         tasks: the tensors of each task, in order of task positions.
+        embedding: which vector of a row is its embedding (`drift.embedding` of params.yaml).
     """
 
-    def __init__(self, trunk: Trunk, pairs: PairModel, tasks: list[Tensors]) -> None:
+    def __init__(self, trunk: Trunk, pairs: PairModel, *, tasks: list[Tensors], embedding: str) -> None:
         super().__init__()
+        self._embedding = embedding
         self.trunk, self.pairs = trunk, pairs
         self.bank = nn.Module()
         self._names = {}
@@ -60,7 +64,7 @@ class PairsGraph(nn.Module):
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
-        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask)
+        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask, layer=self._embedding)
 
 
 def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
@@ -92,6 +96,7 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
     proto = program.model_proto
     _strip(proto)
     _name_outputs(proto)
+    _open_bank(proto)
     if weights is None:
         weights = path.with_name(f"{path.name}.data")
         _write_weights(proto, weights)
@@ -99,6 +104,21 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
     with atomic_path(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
     return len(proto.graph.node)
+
+
+def structure(path: Path) -> str:
+    """Returns the sha256 of a graph without its adapters and heads: equal where only those differ.
+
+    A session over one of two such graphs computes the other when it is given the other's bank, if their external data
+    is the same too.
+    """
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(BANK)]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 @contextmanager
@@ -147,7 +167,7 @@ def _move_out(proto: "onnx.ModelProto", path: Path) -> None:
 def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
     """The trunk's tensors that are worth a place of their own; adapters and heads stay in the graph."""
     tensors = proto.graph.initializer
-    return [t for t in tensors if not t.name.startswith("bank.") and len(t.raw_data) >= _LARGE]
+    return [t for t in tensors if not t.name.startswith(BANK) and len(t.raw_data) >= _LARGE]
 
 
 def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -177,6 +197,24 @@ def _strip(proto: "onnx.ModelProto") -> None:
         if len(kept) < len(graph.initializer):
             del graph.initializer[:]
             graph.initializer.extend(kept)
+
+
+def _open_bank(proto: "onnx.ModelProto") -> None:
+    """Declares adapters and heads as inputs with a default, so that a server can give others to a loaded graph.
+
+    Sizes that depend on the tasks (how many, the widest bottleneck and head) are left open.
+    """
+    from onnx import helper
+
+    for tensor in _bank(proto):
+        sizes = [f"{tensor.name}.{axis}" for axis in range(len(tensor.dims))]
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, sizes))
+    outputs = proto.graph.output[OUTPUTS.index("logits")].type.tensor_type.shape.dim[1]
+    outputs.dim_param = "outputs"
+
+
+def _bank(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
+    return [tensor for tensor in proto.graph.initializer if tensor.name.startswith(BANK)]
 
 
 def _name_outputs(proto: "onnx.ModelProto") -> None:

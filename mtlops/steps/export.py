@@ -16,7 +16,7 @@ from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
-from mtlops.export.graph import PairsGraph, write_onnx
+from mtlops.export.graph import PairsGraph, structure, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
@@ -75,7 +75,7 @@ def export(
     judged = read_json(evaluation, made_by="mtlops evaluate")
     decided = read_json(decision, made_by="mtlops evaluate")
     _check_tasks_agree(model, judged, evaluation)
-    graph = _graph(model, load_trunk(encoder))
+    graph = _graph(params, model, load_trunk(encoder))
     with atomic_folder(out) as folder:
         logger.info("writing the ONNX graph")
         num_nodes = write_onnx(graph, folder / "model.onnx", opset=params.export.opset)
@@ -94,7 +94,7 @@ def export(
         write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
         facts = _manifest(folder, params, prepared, model, judged, decided)
-        write_manifest(folder, {**facts, "embedding": _embedding_facts(predictor)})
+        write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor)})
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
     payload |= {
@@ -130,10 +130,10 @@ def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedMod
         shutil.copyfile(source, target)
 
 
-def _graph(model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
+def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
     tensors = [model.tensors[task.name] for task in model.tasks]
     if model.model.sharing == "adapters":
-        return PairsGraph(trunk, PairModel(trunk, model.model), tensors)
+        return PairsGraph(trunk, PairModel(trunk, model.model), tasks=tensors, embedding=params.drift.embedding)
     return RowsGraph(make(trunk, model.model, [task.name for task in model.tasks]), model.shared, tensors)
 
 
@@ -200,9 +200,16 @@ def _manifest(
     }
 
 
-def _embedding_facts(predictor: Predictor) -> dict[str, Any]:
-    above = predictor.backbone.above
-    return {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": predictor.embedding_digest}
+def _graph_facts(folder: Path, params: Params, predictor: Predictor) -> dict[str, Any]:
+    layer = predictor.embedding_layer(params.drift.embedding)
+    return {
+        "graph": {"structure": structure(folder / "model.onnx")},
+        "embedding": {
+            "width": predictor.backbone.above.hidden,
+            "layer": layer,
+            "digest": predictor.embedding_digest(layer),
+        },
+    }
 
 
 def _created(data_as_of: str) -> str:
