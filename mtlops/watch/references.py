@@ -87,8 +87,13 @@ class References:
         if entry is None:
             return None
         own = Path(registry.url) / "bundles" / entry.bundle_id
-        folder = own if own.is_dir() else registry.fetch(entry.bundle_id, cache)
-        return cls._read(folder, read_json(folder / MANIFEST, made_by="mtlops promote"), bundle_id=entry.bundle_id)
+        if own.is_dir():
+            bundle = Bundle(own, read_json(own / MANIFEST, made_by="mtlops promote"))
+        else:
+            files = registry.manifest(entry.bundle_id)["files"]
+            names = [name for name in files if name.startswith(f"{_FOLDER}/")]
+            bundle = registry.fetch_files(entry.bundle_id, names, cache)
+        return cls._read(bundle.folder, bundle.manifest, bundle_id=entry.bundle_id)
 
     @classmethod
     def _read(cls, folder: Path, manifest: Mapping[str, Any], *, bundle_id: str) -> "References":
