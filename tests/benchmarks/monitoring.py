@@ -1,5 +1,6 @@
-"""How often the monitor's alarms are wrong, how late they are, and what they cost: `python -m tests.benchmarks.monitoring`.
+"""How often the monitor's alarms are wrong, how late they are, and what they cost.
 
+`python -m tests.benchmarks.monitoring` writes its part of docs/benchmarks.md.
 `--suite FOLDER` adds the production windows of a finished run of the default suite. `--quick` draws a tenth.
 `--adwin PYTHON` gives a Python with `river`, whose ADWIN runs on the same streams.
 """
@@ -28,6 +29,8 @@ STATED = Settings.of(Drift())
 WITHOUT_FLOOR = replace(STATED, effect_floor=1e-12, embedding_floor=1e-12)
 WINDOWS_A_MONTH = 30
 REFERENCE_ROWS, WINDOW_ROWS = 4000, 500
+
+_YES = {True: "yes", False: "no"}
 
 Windows = Iterator[Finding]
 
@@ -83,9 +86,9 @@ def false_alarms(share: float) -> list[str]:
             row.append(f"{'> ' if alarms == 0 else ''}{realised / months:.1f} ({alarms})")
         rows.append([*row, f"{seen:,}"])
     said = (
-        f"Months to a false alarm, realised over stated (alarms seen): at least 1 is promised. {REFERENCE_ROWS:,} rows of "
-        f"reference, windows of {WINDOW_ROWS}, {WINDOWS_A_MONTH} a month, a fresh reference every 300 windows; after an "
-        "alarm the detector starts anew. A floor of 0 is the hard case: every difference counts, the reference's own "
+        f"Months to a false alarm, realised over stated (alarms seen): at least 1 is promised. {REFERENCE_ROWS:,} rows "
+        f"of reference, windows of {WINDOW_ROWS}, {WINDOWS_A_MONTH} a month, a fresh reference every 300 windows; after "
+        "an alarm the detector starts anew. A floor of 0 is the hard case: every difference counts, the reference's own "
         "noise among them. A shift of exactly the floor counts as a false alarm here."
     )
     head = ["what comes in", *(f"stated {months:g} months" for months in (1.0, 5.0, 20.0)), "windows"]
@@ -104,9 +107,9 @@ def delays(share: float, adwin: str) -> list[str]:
     if adwin:
         rows += _adwin(adwin, streams, shifted)
     said = (
-        f"Median rows from the change to the alarm over {draws} streams of normal numbers that change after 5,000 rows; "
-        f"windows of 100 rows, {REFERENCE_ROWS:,} rows of reference; false alarms in {len(streams) * calm:,} rows without "
-        "a change."
+        f"Median rows from the change to the alarm over {draws} streams of normal numbers that change after 5,000 rows;"
+        f" windows of 100 rows, {REFERENCE_ROWS:,} rows of reference; false alarms in {len(streams) * calm:,} rows "
+        "without a change."
     )
     return ["### Delay", "", said, "", *table(["detector", "false alarms", *(f"{s} sigma" for s in shifts)], rows)]
 
@@ -182,9 +185,7 @@ def _report_rows(name: str, report: dict, *, with_labels: bool) -> list[list[obj
         moved = ", ".join(kind for kind, cell in found["cells"].items() if cell["level"] == "drifted")
         causes = ", ".join(cause["cause"] for cause in (found["diagnosis"] or {"causes": []})["causes"])
         accuracy = [found["metrics"].get(kind, {}).get("accuracy") for kind in ("estimated", "realised")]
-        rows.append(
-            [name, "yes" if with_labels else "no", task, found["level"], moved or "-", causes or "-", *accuracy]
-        )
+        rows.append([name, _YES[with_labels], task, found["level"], moved or "-", causes or "-", *accuracy])
     return rows
 
 
