@@ -87,9 +87,9 @@ def false_alarms(share: float) -> list[str]:
         rows.append([*row, f"{seen:,}"])
     said = (
         f"Months to a false alarm, realised over stated (alarms seen): at least 1 is promised. {REFERENCE_ROWS:,} rows "
-        f"of reference, windows of {WINDOW_ROWS}, {WINDOWS_A_MONTH} a month, a fresh reference every 300 windows; after "
-        "an alarm the detector starts anew. A floor of 0 is the hard case: every difference counts, the reference's own "
-        "noise among them. A shift of exactly the floor counts as a false alarm here."
+        f"of reference, windows of {WINDOW_ROWS}, {WINDOWS_A_MONTH} a month, a fresh reference every 300 windows; "
+        "after an alarm the detector starts anew. A floor of 0 is the hard case: every difference counts, the "
+        "reference's own noise among them. A shift of exactly the floor counts as a false alarm here."
     )
     head = ["what comes in", *(f"stated {months:g} months" for months in (1.0, 5.0, 20.0)), "windows"]
     return ["### False alarms over time", "", said, "", *table(head, rows)]
