@@ -4,6 +4,7 @@
 #   TORCH_INDEX=URL     the package index for torch alone, for a CPU or a certain CUDA build
 #   EXTRA=cpu|gpu       the ONNX runtime                         (default: gpu when `nvidia-smi -L` finds one)
 #   ARGS='-k gates'     more arguments for pytest (make test), dvc repro (make run) or the build (make image)
+#   PARTS='serving'     the benchmarks that make bench runs  (default: all, an hour or two)
 #
 # And for `make image`:
 #
@@ -14,7 +15,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test image lint audit clean setup
+.PHONY: help run test bench image lint audit clean setup
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -22,6 +23,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH_INDEX ?=
 ARGS ?=
+PARTS ?= training serving monitoring drift gate
 TARGET ?= cpu
 IMAGE ?= $(shell sed -n 's/^IMAGE = "\(.*\)"/\1/p' components/image.py)$(if $(filter gpu,$(TARGET)),-gpu)
 BASE ?=
@@ -72,6 +74,9 @@ image: ## builds the container image with docker, podman or buildah, and lists i
 	echo "$(IMAGE): $$($$engine images --format '{{.Size}}' $(IMAGE)), contents in build/sbom-$(TARGET).cdx.json"; \
 	echo "  $$(echo $$engine | sed s/buildah/podman/) run --rm $(IMAGE) mtlops --help"; \
 	echo "  .venv/bin/python -m pipelines run --runner docker --image $(IMAGE)"
+
+bench: setup ## measures ours beside references and rewrites docs/benchmarks.md; needs a finished `make run`
+	@for part in $(PARTS); do $(BIN)/python -m tests.benchmarks.$$part $(ARGS) || exit; done
 
 lint: setup ## checks style (ruff), types (mypy) and import layers (import-linter)
 	@$(BIN)/ruff check .
