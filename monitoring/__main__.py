@@ -118,16 +118,18 @@ def _add_reset(commands: Any) -> None:
 
 
 def _once(options: argparse.Namespace) -> None:
-    from monitoring.triggers import carry_out, open_trigger
+    from monitoring.triggers import Carrier, open_trigger
     from mtlops.report import write_report
     from mtlops.steps.monitor import Monitor
 
     params = _params(options)
-    trigger = open_trigger(params, _place(options)) if options.trigger else None
+    place = _place(options)
+    carrier = Carrier(open_trigger(params, place), place) if options.trigger else None
     monitor = Monitor(params, **_where(options))
     try:
         done, report = monitor.once()
-        carry_out(monitor.state, trigger, place=_place(options))
+        if carrier and carrier.finish(monitor.state):
+            _, report = monitor.once()
     finally:
         monitor.close()
     write_report(options.report, report)
@@ -136,7 +138,7 @@ def _once(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from monitoring.resident import Resident, serve, stopping_on_signals
-    from monitoring.triggers import open_trigger
+    from monitoring.triggers import Carrier, open_trigger
     from mtlops.steps.monitor import Monitor, state_path
 
     params, where = _params(options), _where(options)
@@ -145,7 +147,7 @@ def _run(options: argparse.Namespace) -> None:
     where["state"] = where["state"] or state_path(where["registry"])
     place = _place(options)
     resident = Resident(
-        lambda: Monitor(params, **where), trigger=open_trigger(params, place), place=place,
+        lambda: Monitor(params, **where), carrier=Carrier(open_trigger(params, place), place),
         interval_seconds=options.interval,
     )  # fmt: skip
     server = serve(resident, host=options.host, port=options.port)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from monitoring.metrics import Metrics
-from monitoring.triggers import Place, Trigger, carry_out
+from monitoring.triggers import Carrier
 from mtlops.errors import ArtefactError, PlatformError
 from mtlops.files import to_json
 from mtlops.report.document import document
@@ -29,19 +29,16 @@ class Resident:
 
     Args:
         opened: makes the monitor; asked again after an error, since a champion may not be there yet.
-        trigger: carries out requests; None for nobody.
-        place: where the trigger works.
+        carrier: carries out requests.
         interval_seconds: between the ends and starts of passes.
     """
 
-    def __init__(
-        self, opened: Callable[[], Monitor], *, trigger: Trigger | None, place: Place, interval_seconds: float
-    ) -> None:
+    def __init__(self, opened: Callable[[], Monitor], *, carrier: Carrier, interval_seconds: float) -> None:
         self.metrics = Metrics()
         self.report: dict[str, Any] | None = None
         self.trouble = "the first pass has not ended"
         self.stopped = threading.Event()
-        self._opened, self._trigger, self._place, self._interval = opened, trigger, place, interval_seconds
+        self._opened, self._carrier, self._interval = opened, carrier, interval_seconds
         self._monitor: Monitor | None = None
 
     def run(self) -> None:
@@ -61,10 +58,9 @@ class Resident:
         try:
             if self._monitor is None:
                 self._monitor = self._opened()
-            done, report = self._monitor.once()
+            self._carrier.step(self._monitor.state)
+            _, report = self._monitor.once()
             self._tell(report)
-            if done.request and self._trigger:
-                carry_out(self._monitor.state, self._trigger, place=self._place)
         except (PlatformError, ArtefactError) as error:
             if str(error) != self.trouble:
                 logger.warning("%s Trying again every %g s.", error, self._interval)

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.files import write_json
 from mtlops.params import Params
-from mtlops.watch.requests import STARTED, set_status, waiting_requests
+from mtlops.watch.requests import STARTED, lose_started, set_status, waiting_requests
 from mtlops.watch.state import State
 
 SECRET = "MTLOPS_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
@@ -126,22 +127,70 @@ def open_trigger(params: Params, place: Place) -> Trigger | None:
     return catalog.load(entry.code)(params, place) if entry.code else None
 
 
-def carry_out(state: State, trigger: Trigger | None, *, place: Place) -> list[Outcome]:
-    """Carries out the requests that wait, one after another, and returns what became of them.
+class Carrier:
+    """Carries out the requests that wait, one at a time, beside the passes of the monitor.
 
     A request is marked as started before anything is done, so that a monitor killed in between never starts it twice.
+    Only the caller's thread touches the state.
+
+    Args:
+        trigger: what carries a request out; None for nobody.
+        place: where it works.
     """
-    outcomes: list[Outcome] = []
-    if trigger is None:
-        return outcomes
-    for request in waiting_requests(state):
-        write_json(place.requests / f"{request['id']}.json", request)
+
+    def __init__(self, trigger: Trigger | None, place: Place) -> None:
+        self._trigger, self._place = trigger, place
+        self._request: Mapping[str, Any] | None = None
+        self._outcome: list[Outcome] = []
+        self._thread: threading.Thread | None = None
+        self._has_begun = False
+
+    def step(self, state: State) -> Outcome | None:
+        """Records what has ended, starts what waits; returns the outcome that was recorded, if any."""
+        if not self._has_begun:
+            lose_started(state)
+            self._has_begun = True
+        ended = self._end(state)
+        if self._thread is None and self._trigger is not None:
+            for request in waiting_requests(state)[:1]:
+                self._start(state, request)
+        return ended
+
+    def finish(self, state: State) -> list[Outcome]:
+        """Carries out everything that waits, and returns what became of it."""
+        outcomes = [self.step(state)]
+        while self._thread is not None:
+            self._thread.join()
+            outcomes.append(self.step(state))
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _start(self, state: State, request: Mapping[str, Any]) -> None:
+        trigger = self._trigger
+        assert trigger is not None
+        write_json(self._place.requests / f"{request['id']}.json", request)
         set_status(state, request, STARTED)
-        outcome = trigger(request)
-        logger.info("request=%s status=%s %s", request["id"], outcome.status, outcome.note)
-        set_status(state, request, outcome.status, note=outcome.note)
-        outcomes.append(outcome)
-    return outcomes
+        self._request, self._outcome = request, []
+
+        def work() -> None:
+            try:
+                self._outcome.append(trigger(request))
+            except Exception as error:  # the thread must not end without an outcome
+                logger.exception("request=%s", request["id"])
+                self._outcome.append(Outcome(_FAILED, f"{type(error).__name__}: {error}"))
+
+        self._thread = threading.Thread(target=work, daemon=True, name=str(request["id"]))
+        self._thread.start()
+
+    def _end(self, state: State) -> Outcome | None:
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread.join()
+        self._thread = None
+        assert self._request is not None
+        outcome = self._outcome[0]
+        logger.info("request=%s status=%s %s", self._request["id"], outcome.status, outcome.note)
+        set_status(state, self._request, outcome.status, note=outcome.note)
+        return outcome
 
 
 def sign(body: bytes, secret: bytes) -> str:

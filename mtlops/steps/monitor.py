@@ -14,7 +14,7 @@ from mtlops.storage import Folder, open_storage
 from mtlops.watch.engine import Watch, first_day
 from mtlops.watch.log import PredictionLog
 from mtlops.watch.references import References
-from mtlops.watch.requests import lose_started, request_training
+from mtlops.watch.requests import request_training
 from mtlops.watch.state import State
 from mtlops.watch.summary import summarise
 
@@ -76,7 +76,6 @@ class Monitor:
         references = self._references()
         self.state = State(path)
         try:
-            lose_started(self.state)
             self.watch = Watch(params.drift, references, self.state)
         except BaseException:
             self.state.close()

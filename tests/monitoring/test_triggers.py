@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from monitoring.triggers import SECRET, SIGNATURE, Place, carry_out, open_trigger, sign
+from monitoring.triggers import SECRET, SIGNATURE, Carrier, Place, open_trigger, sign
 from mtlops.bundle import Bundle
 from mtlops.errors import UsageError
 from mtlops.params import Drift, Params, parse_params
 from mtlops.watch.engine import Watch
 from mtlops.watch.log import PredictionLog
 from mtlops.watch.references import References
-from mtlops.watch.requests import all_requests, lose_started, request_training, set_status
+from mtlops.watch.requests import all_requests, request_training, set_status
 from mtlops.watch.state import State
 from tests.watch.logs import MOOD, STARS, World, Writer
 
@@ -111,14 +111,14 @@ def test_local_runs_a_command_without_a_shell_and_keeps_its_verdict(drifting: Dr
     given = params(trigger="local")
     request = drifting.day(given)
     assert request is not None
-    outcomes = carry_out(drifting.state, open_trigger(given, place), place=place)
+    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
     assert [outcome.status for outcome in outcomes] == ["PROMOTE"]
     assert json.loads((place.requests / f"{request['id']}.json").read_text()) == request
     said = json.loads((place.requests / f"{request['id']}.log").read_text())
     assert said["arguments"] == ["mood", "registry; rm -rf", str(place.requests / f"{request['id']}.json")]
     counts = drifting.state.counts()
     assert counts["retrain.mood.requested"] == counts["retrain.mood.started"] == counts["retrain.mood.PROMOTE"] == 1
-    assert carry_out(drifting.state, open_trigger(given, place), place=place) == []
+    assert Carrier(open_trigger(given, place), place).finish(drifting.state) == []
 
 
 @pytest.mark.parametrize("command, note", [(("false",), "exit 1"), (("no-such-program-here",), "No such file")])
@@ -128,7 +128,7 @@ def test_a_command_that_fails_is_recorded(
     given = params(trigger="local")
     place = Place(tmp_path / "params.yaml", "", tmp_path / "requests", command)
     drifting.day(given)
-    outcomes = carry_out(drifting.state, open_trigger(given, place), place=place)
+    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
     assert outcomes[0].status == "failed" and note in outcomes[0].note
 
 
@@ -136,7 +136,7 @@ def test_what_a_killed_monitor_had_started_is_lost_not_repeated(drifting: Drifti
     request = drifting.day(params(trigger="local"))
     assert request is not None
     set_status(drifting.state, request, "started")
-    lose_started(drifting.state)
+    Carrier(None, Place(tmp_path, "", tmp_path)).step(drifting.state)
     assert [found["status"] for found in all_requests(drifting.state)] == ["lost"]
 
 
@@ -161,7 +161,7 @@ def test_webhook_posts_a_signed_cloud_event(
     monkeypatch.setenv(SECRET, "shared")
     request = drifting.day(given)
     assert request is not None
-    outcomes = carry_out(drifting.state, open_trigger(given, place), place=place)
+    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
     server.shutdown()
     server.server_close()
     assert [outcome.status for outcome in outcomes] == ["sent"]
@@ -177,3 +177,17 @@ def test_webhook_without_a_secret_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv(SECRET, raising=False)
     with pytest.raises(UsageError, match="needs a shared secret in MTLOPS_WEBHOOK_SECRET"):
         open_trigger(params(trigger="webhook", webhook="http://x"), Place(tmp_path, "", tmp_path))
+
+
+def test_passes_go_on_while_a_command_runs(drifting: Drifting, tmp_path: Path) -> None:
+    given = params(trigger="local")
+    flag = tmp_path / "go"
+    program = f"import pathlib, time\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.05)"
+    place = Place(tmp_path / "params.yaml", "", tmp_path / "requests", (sys.executable, "-c", program))
+    carrier = Carrier(open_trigger(given, place), place)
+    drifting.day(given)
+    assert carrier.step(drifting.state) is None
+    assert [found["status"] for found in all_requests(drifting.state)] == ["started"]
+    assert drifting.day(given) is None and carrier.step(drifting.state) is None
+    flag.touch()
+    assert [outcome.status for outcome in carrier.finish(drifting.state)] == ["succeeded"]
