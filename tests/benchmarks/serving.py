@@ -47,7 +47,7 @@ def main() -> None:
         "",
         "`OMP_NUM_THREADS=1 python -m tests.benchmarks.serving --suite .`",
         f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
-        f"{_median_tokens(bundle, texts):.0f} tokens. The adapters begin in layer {_depth(bundle)} of {_layers(bundle)}.",
+        f"{_median_tokens(bundle, texts):.0f} tokens. Adapters begin in layer {_depth(bundle)} of {_layers(bundle)}.",
         f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
         "tests' tiny model, and without its passes.",
         "",
