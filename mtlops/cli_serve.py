@@ -111,7 +111,7 @@ def _log(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--log-embeddings", type=_count, default=120, metavar="N",
-        help="rows a minute whose embedding is kept, for drift: each costs about a third of a pass more (default 120)",
+        help="rows a minute whose embedding is kept, for drift: each costs layers that nobody else needs (default 120)",
     )  # fmt: skip
     group.add_argument("--access-log", action="store_true", help="a line for each request in the process's log")
 

@@ -48,7 +48,7 @@ def published(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
         "topic": retrained(first, root / "topic", task="topic", seed=1),
         "mood": retrained(first, root / "mood", task="mood", seed=2),
         "wrong-early": with_wrong_golden(first, root / "wrong-early", row=0),
-        "wrong-late": with_wrong_golden(first, root / "wrong-late", row=3),
+        "wrong-late": with_wrong_golden(first, root / "wrong-late", row=-1),
     }
     registry = Registry(root / "registry")
     return Setting(registry, {name: registry.publish(bundle.folder) for name, bundle in bundles.items()})

@@ -156,12 +156,12 @@ def test_graph_is_the_contract_and_tells_nothing_of_this_machine(finished: Works
     assert shapes["input_ids"] == shapes["attention_mask"] == ["rows", "tokens"]
     assert shapes["pair_row"] == shapes["pair_task"] == ["pairs"]
     assert [name for name in shapes if not name.startswith("bank.")] == [
-        "input_ids", "attention_mask", "pair_row", "pair_task", "logits", "embedding",
+        "input_ids", "attention_mask", "pair_row", "pair_task", "embed_row", "logits", "embedding",
     ]  # fmt: skip
     assert not {value.name for value in model.graph.input if value.name.startswith("bank.")} - {
         tensor.name for tensor in model.graph.initializer
     }
-    assert shapes["embedding"][0] == "rows"
+    assert shapes["embedding"][0] == shapes["embed_row"][0] == "embedded"
     text = (finished.bundle / "model.onnx").read_bytes()
     assert b".py" not in text and str(Path.home()).encode() not in text and b"site-packages" not in text
 
