@@ -77,7 +77,7 @@ def _add_once(commands: Any) -> None:
     _add_log(command)
     command.add_argument("--report", type=Path, default=Path("reports/drift.json"), metavar="FILE", help="to write")
     command.add_argument("--exit-code", action="store_true", help="exit 6 when something has drifted")
-    command.add_argument("--trigger", action="store_true", help="carry out requests to retrain (retrain.trigger), too")
+    command.add_argument("--trigger", action="store_true", help="carry out requests to retrain (trigger.by), too")
     _add_trigger(command)
 
 
@@ -93,7 +93,7 @@ def _add_run(commands: Any) -> None:
 def _add_trigger(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--retrain-command", default="", metavar="COMMAND",
-        help="instead of the pipeline's command; words {tasks} {reason} {request} {registry} {params} are filled in",
+        help="instead of the pipeline's; {tasks} {window} {reason} {request} {registry} {params} are filled in",
     )  # fmt: skip
     command.add_argument("--requests", type=Path, default=Path("reports/retrain"), metavar="DIR", help="request files")
 
@@ -124,7 +124,7 @@ def _once(options: argparse.Namespace) -> None:
 
     params = _params(options)
     place = _place(options)
-    carrier = Carrier(open_trigger(params, place), place) if options.trigger else None
+    carrier = Carrier(open_trigger(params, place), place, params=params) if options.trigger else None
     monitor = Monitor(params, **_where(options))
     try:
         done, report = monitor.once()
@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace) -> None:
     where["state"] = where["state"] or state_path(where["registry"])
     place = _place(options)
     resident = Resident(
-        lambda: Monitor(params, **where), carrier=Carrier(open_trigger(params, place), place),
+        lambda: Monitor(params, **where), carrier=Carrier(open_trigger(params, place), place, params=params),
         interval_seconds=options.interval,
     )  # fmt: skip
     server = serve(resident, host=options.host, port=options.port)

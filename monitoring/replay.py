@@ -118,7 +118,7 @@ def judge(
     Args:
         tables: what `answer` yields.
         folder: of the bundle that answered.
-        params: sections `drift` and `retrain` are used.
+        params: sections `drift` and `trigger` are used.
         with_labels: labels come back as feedback.
     """
     references = References.of_bundle(folder)
@@ -128,10 +128,10 @@ def judge(
             watch.take_predictions(predictions)
             if with_labels:
                 watch.take_labels(labels)
-            request_training(watch.state, references, retrain=params.retrain, log="replay")
+            request_training(watch.state, references, trigger=params.trigger, log="replay")
     watch.close_all()
     with watch.state.transaction():
-        request_training(watch.state, references, retrain=params.retrain, log="replay")
+        request_training(watch.state, references, trigger=params.trigger, log="replay")
         report = summarise(watch, log="replay")
     watch.state.close()
     return report

@@ -19,6 +19,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.files import write_json
 from mtlops.params import Params
+from mtlops.watch.labelled import write_window
 from mtlops.watch.requests import STARTED, lose_started, set_status, waiting_requests
 from mtlops.watch.state import State
 
@@ -50,7 +51,7 @@ class Place:
         registry: URL.
         requests: folder in which each request is a JSON file.
         command: what to run instead of the pipelines' own command line; `{tasks}`, `{reason}`, `{request}`,
-            `{registry}` and `{params}` stand for the request's. No shell is involved.
+            `{window}`, `{registry}` and `{params}` stand for the request's. No shell is involved.
     """
 
     params: Path
@@ -72,12 +73,13 @@ class Local:
 
     def __init__(self, params: Params, place: Place) -> None:
         own = (sys.executable, "-m", "pipelines", "run", "--pipeline", "continuous", "--json", "--params", "{params}",
+               "--window", "{window}",
                "--tasks", "{tasks}", "--reason", "{reason}", "--registry", "{registry}")  # fmt: skip
-        self._command, self._place = place.command or own, place
+        self._command, self._place, self._window = place.command or own, place, params.trigger.window
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Runs the command; its exit code, and the verdict that it prints as JSON, are the outcome."""
-        return _run(self._command, request, place=self._place, done=_SUCCEEDED)
+        return _run(self._command, request, place=self._place, window=self._window, done=_SUCCEEDED)
 
 
 class Cluster:
@@ -85,12 +87,13 @@ class Cluster:
 
     def __init__(self, params: Params, place: Place) -> None:
         own = (sys.executable, "-m", "pipelines", "submit", "--pipeline", "continuous", "--params", "{params}",
+               "--window", "{window}",
                "--tasks", "{tasks}", "--reason", "{reason}", "--registry", "{registry}")  # fmt: skip
-        self._command, self._place = place.command or own, place
+        self._command, self._place, self._window = place.command or own, place, params.trigger.window
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Runs the command; it prints the id of the run."""
-        return _run(self._command, request, place=self._place, done="submitted")
+        return _run(self._command, request, place=self._place, window=self._window, done="submitted")
 
 
 class Webhook:
@@ -101,8 +104,8 @@ class Webhook:
     """
 
     def __init__(self, params: Params, place: Place) -> None:
-        assert params.retrain.webhook is not None
-        self._url, self._secret = params.retrain.webhook, read_secret()
+        assert params.trigger.webhook is not None
+        self._url, self._secret = params.trigger.webhook, read_secret()
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Posts the request; the receiver tells repeated ones by the event's id."""
@@ -118,12 +121,12 @@ class Webhook:
 
 
 def open_trigger(params: Params, place: Place) -> Trigger | None:
-    """Returns the trigger that `retrain.trigger` names; None for `none`.
+    """Returns the trigger that `trigger.by` names; None for `none`.
 
     Raises:
         UsageError: it cannot work as it is set up.
     """
-    entry = catalog.TRIGGERS[params.retrain.trigger]
+    entry = catalog.TRIGGERS[params.trigger.by]
     return catalog.load(entry.code)(params, place) if entry.code else None
 
 
@@ -136,10 +139,11 @@ class Carrier:
     Args:
         trigger: what carries a request out; None for nobody.
         place: where it works.
+        params: name the columns of the labelled rows that are handed over.
     """
 
-    def __init__(self, trigger: Trigger | None, place: Place) -> None:
-        self._trigger, self._place = trigger, place
+    def __init__(self, trigger: Trigger | None, place: Place, *, params: Params) -> None:
+        self._trigger, self._place, self._params = trigger, place, params
         self._request: Mapping[str, Any] | None = None
         self._outcome: list[Outcome] = []
         self._thread: threading.Thread | None = None
@@ -168,6 +172,9 @@ class Carrier:
         trigger = self._trigger
         assert trigger is not None
         write_json(self._place.requests / f"{request['id']}.json", request)
+        window = self._place.requests / f"{request['id']}.jsonl"
+        rows = write_window(window, state, request=request, params=self._params)
+        logger.info("request=%s tasks=%s labelled_rows=%d", request["id"], ",".join(request["tasks"]), rows)
         set_status(state, request, STARTED)
         self._request, self._outcome = request, []
 
@@ -210,14 +217,20 @@ def read_secret() -> bytes:
     except OSError as error:
         raise UsageError(f"{SECRET}_FILE: {file}: cannot be read ({error.strerror}).") from None
     if not secret:
-        raise UsageError(f"retrain.trigger webhook: needs a shared secret in {SECRET}, or in a file {SECRET}_FILE.")
+        raise UsageError(f"trigger.by webhook: needs a shared secret in {SECRET}, or in a file {SECRET}_FILE.")
     return secret.encode()
 
 
-def _run(command: Sequence[str], request: Mapping[str, Any], *, place: Place, done: str) -> Outcome:
+def _run(
+    command: Sequence[str], request: Mapping[str, Any], *, place: Place, window: str | None, done: str
+) -> Outcome:  # fmt: skip
+    own = place.requests / f"{request['id']}.jsonl"
+    rows = window or (str(own.resolve()) if own.exists() else "")
+    if not rows and "{window}" in command:
+        return Outcome(_FAILED, "no labelled rows: send labels and let the log hold texts, or give trigger.window")
     values = {"tasks": ",".join(request["tasks"]), "reason": f"{request['id']}: {request['reason']}",
               "request": str(place.requests / f"{request['id']}.json"), "registry": place.registry,
-              "params": str(place.params)}  # fmt: skip
+              "params": str(place.params), "window": rows}  # fmt: skip
     filled = [_fill(part, values) for part in command]
     log = place.requests / f"{request['id']}.log"
     logger.info("request=%s command=%s log=%s", request["id"], " ".join(filled), log)

@@ -269,7 +269,7 @@ TRIGGERS: Mapping[str, Entry] = MappingProxyType(
         "none": Entry("requests are recorded and shown; nothing is started"),
         "local": Entry("runs the continuous pipeline on this machine", "monitoring.triggers:Local"),
         "kfp": Entry("submits the continuous pipeline to a Kubeflow Pipelines server", "monitoring.triggers:Cluster"),
-        "webhook": Entry("posts a signed CloudEvent to `retrain.webhook`", "monitoring.triggers:Webhook"),
+        "webhook": Entry("posts a signed CloudEvent to `trigger.webhook`", "monitoring.triggers:Webhook"),
     }
 )
 

@@ -442,11 +442,14 @@ class Drift(_Section):
     as lost."""
 
 
-class Retrain(_Section):
-    """When monitoring asks for a task to be trained again, and how."""
+class Trigger(_Section):
+    """When monitoring asks for a task to be trained again, and what carries that out."""
 
-    trigger: Annotated[str, _choice(catalog.TRIGGERS)] = _choice_field(catalog.TRIGGERS, "none")
+    by: Annotated[str, _choice(catalog.TRIGGERS)] = _choice_field(catalog.TRIGGERS, "none")
     """What carries out a request."""
+    window: str | None = None
+    """Labelled rows to train with (`local` and `kfp`), a file or folder beside params.yaml; none: the rows of the log
+    whose labels came back, which needs the log to hold texts."""
     kinds: list[Literal["input", "embedding", "prediction", "estimate", "label", "quality"]] = [
         "prediction", "estimate", "label", "quality",
     ]  # fmt: skip
@@ -467,8 +470,8 @@ class Retrain(_Section):
     def _agrees(self) -> Self:
         if self.violations > self.of_windows:
             raise ValueError(f"violations: {self.violations} of {self.of_windows} windows cannot be. Lower it.")
-        if self.trigger == "webhook" and not self.webhook:
-            raise ValueError("trigger 'webhook' needs `webhook: URL`. Give it.")
+        if self.by == "webhook" and not self.webhook:
+            raise ValueError("by 'webhook' needs `webhook: URL`. Give it.")
         return self
 
 
@@ -483,7 +486,7 @@ class Params(_Section):
     gates: Gates = Gates()
     export: Export = Export()
     drift: Drift = Drift()
-    retrain: Retrain = Retrain()
+    trigger: Trigger = Trigger()
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
     _left_out: tuple[str, ...] = PrivateAttr(())

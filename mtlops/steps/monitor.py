@@ -103,7 +103,7 @@ class Monitor:
         progress = self.watch.catch_up(self.log, listed=listed)
         self._is_first = False
         with self.state.transaction():
-            request = request_training(self.state, references, retrain=self._params.retrain, log=self.log.url)
+            request = request_training(self.state, references, trigger=self._params.trigger, log=self.log.url)
             report = summarise(self.watch, log=self.log.url)
         if progress.files:
             logger.info(

@@ -95,7 +95,7 @@ class Watch:
         self.state.count("rows", table.num_rows)
         self.state.count("rows_of_other_roles", table.num_rows - int(pc.sum(champion).as_py() or 0))
         table = table.filter(champion)
-        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", kept_answers(table))
+        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept_answers(table))
         current = pc.equal(table["bundle_id"], self.references.bundle_id)
         self.state.count("rows_of_other_bundles", table.num_rows - int(pc.sum(current).as_py() or 0))
         table = table.filter(current)
@@ -166,8 +166,8 @@ class Watch:
         """Labels meet the answers that they are about; the others wait."""
         query = (
             "SELECT a.request AS request, a.row AS row, a.task AS task, a.time AS time, a.bundle AS bundle,"
-            " a.label AS label, a.probabilities AS probabilities, a.value AS value, w.label AS true_label,"
-            " w.value AS true_value FROM waiting w JOIN answers a"
+            " a.label AS label, a.probabilities AS probabilities, a.value AS value, a.text AS text,"
+            " w.label AS true_label, w.value AS true_value FROM waiting w JOIN answers a"
             " ON a.request = w.request AND a.row = w.row AND a.task = w.task ORDER BY w.time, w.request, w.row"
         )
         joined = [dict(row) for row in self.state.rows(query)]
@@ -188,6 +188,7 @@ class Watch:
             ]  # fmt: skip
             good = [(row, label) for row, label in zip(own, true, strict=True) if label is not None]
             faults = Counter({"a label that the task does not have": len(own) - len(good)})
+            self._keep_labelled(task.name, good)
             sample = None
             if good:
                 sample = labelled(
@@ -199,6 +200,15 @@ class Watch:
                 )
             found += self._take(task.name, LABELS, sample=sample, faults=faults)
         return found
+
+    def _keep_labelled(self, task: str, good: Sequence[tuple[Mapping[str, Any], Any]]) -> None:
+        """Rows whose text the log holds are kept with their label: to train with."""
+        rows = [
+            (row["request"], row["row"], task, row["time"], row["text"], json.dumps(label))
+            for row, label in good
+            if row["text"]
+        ]
+        self.state.run_many("INSERT OR REPLACE INTO labelled VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _take(self, name: str, source: str, *, sample: Sample | None, faults: Counter[str]) -> list[dict[str, Any]]:
         """Adds rows to the open window of a task, closing it wherever it is full."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mtlops.drift.detector import DRIFTED
-from mtlops.params import Retrain
+from mtlops.params import Trigger
 from mtlops.watch.references import References
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC
@@ -43,7 +43,7 @@ class Decision:
     windows: tuple[Mapping[str, Any], ...] = ()
 
 
-def request_training(state: State, references: References, *, retrain: Retrain, log: str) -> dict[str, Any] | None:
+def request_training(state: State, references: References, *, trigger: Trigger, log: str) -> dict[str, Any] | None:
     """Returns a new request that names every task that is due, or None; decisions are recorded, too.
 
     Call it inside a transaction.
@@ -51,17 +51,17 @@ def request_training(state: State, references: References, *, retrain: Retrain, 
     Args:
         state: of the monitor.
         references: of the champion.
-        retrain: section of params.yaml.
+        trigger: section of params.yaml.
         log: URL of the prediction log, for whoever carries the request out.
     """
     now = state.fact("newest") or 0
-    decisions = {task.name: _decide(state, references, task=task.name, retrain=retrain) for task in references.tasks}
+    decisions = {task.name: _decide(state, references, task=task.name, trigger=trigger) for task in references.tasks}
     state.remember("decisions", {name: decision.why for name, decision in decisions.items()})
     due = {name: decision for name, decision in decisions.items() if decision.is_due}
     if not due:
         return None
-    content = _content(references, due, now=now, log=log, trigger=retrain.trigger)
-    status = RECORDED if retrain.trigger == "none" else REQUESTED
+    content = _content(references, due, now=now, log=log, by=trigger.by)
+    status = RECORDED if trigger.by == "none" else REQUESTED
     state.run("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", content["id"], now, status, now, json.dumps(content))
     _count(state, content["tasks"], status)
     for name, decision in due.items():
@@ -104,15 +104,15 @@ def violates(window: Mapping[str, Any], kinds: Sequence[str]) -> bool:
     return any(cell["level"] == DRIFTED and cell["kind"] in (*kinds, "data") for cell in window["cells"])
 
 
-def _decide(state: State, references: References, *, task: str, retrain: Retrain) -> Decision:
+def _decide(state: State, references: References, *, task: str, trigger: Trigger) -> Decision:
     version = references.by_name[task].version
     now = state.fact("newest") or 0
     found: list[dict[str, Any]] = []
     for source in (TRAFFIC, LABELS):
-        windows = state.windows(task, source=source, limit=retrain.of_windows)
+        windows = state.windows(task, source=source, limit=trigger.of_windows)
         last = [window for window in windows if window["version"] == version]
-        bad = [window for window in last if violates(window, retrain.kinds)]
-        if last and bad and bad[0]["id"] == last[0]["id"] and len(bad) >= retrain.violations:
+        bad = [window for window in last if violates(window, trigger.kinds)]
+        if last and bad and bad[0]["id"] == last[0]["id"] and len(bad) >= trigger.violations:
             found += bad
     if not found:
         return Decision(is_due=False, why="no alarm that lasts")
@@ -124,13 +124,13 @@ def _decide(state: State, references: References, *, task: str, retrain: Retrain
     if any(row["status"] in OPEN for row in mine):
         return Decision(is_due=False, why=f"{said}; a request is under way")
     newest = max((row["time"] for row in mine), default=None)
-    if retrain.trigger == "none" and newest is not None and _since(found[0]) <= newest:
+    if trigger.by == "none" and newest is not None and _since(found[0]) <= newest:
         return Decision(is_due=False, why=f"{said}; this alarm was reported on {_iso(newest)}")
-    if newest is not None and now - newest < retrain.cool_down_hours * _HOUR:
+    if newest is not None and now - newest < trigger.cool_down_hours * _HOUR:
         return Decision(is_due=False, why=f"{said}; cooling down after the request of {_iso(newest)}")
     recent = state.rows("SELECT count(*) AS n FROM requests WHERE time > ?", now - _MONTH)[0]["n"]
-    if recent >= retrain.max_per_month:
-        return Decision(is_due=False, why=f"{said}; the budget of {retrain.max_per_month} requests a month is spent")
+    if recent >= trigger.max_per_month:
+        return Decision(is_due=False, why=f"{said}; the budget of {trigger.max_per_month} requests a month is spent")
     evidence = [window["id"] for window in found]
     if any(set(evidence) <= set(json.loads(row["content"])["windows"]) for row in mine):
         return Decision(is_due=False, why=f"{said}; these windows have led to a request already")
@@ -148,7 +148,7 @@ def _is_about(row: Any, task: str) -> bool:
 
 
 def _content(
-    references: References, due: Mapping[str, Decision], *, now: int, log: str, trigger: str
+    references: References, due: Mapping[str, Decision], *, now: int, log: str, by: str
 ) -> dict[str, Any]:  # fmt: skip
     windows = [window for decision in due.values() for window in decision.windows]
     ids = sorted(window["id"] for window in windows)
@@ -157,7 +157,7 @@ def _content(
         "schema_version": 1,
         "id": f"retrain-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%S}-{digest}",
         "time": _iso(now), "suite": references.suite, "bundle": references.bundle_id, "tasks": sorted(due),
-        "trigger": trigger, "reason": _reason(due),
+        "trigger": by, "reason": _reason(due),
         "data_window": {
             "log": log, "from": _iso(min(window["start"] for window in windows)),
             "to": _iso(max(window["stop"] for window in windows)),

@@ -313,15 +313,17 @@ def _count_missing_inputs(
 
 
 def kept_answers(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """Yields (request, row, task, time, bundle, label, probabilities, value) of each row, as they are kept for late
-    labels: the names of a label joined by a unit separator, probabilities as float32 bytes.
+    """Yields (request, row, task, time, bundle, label, probabilities, value, text) of each row, as they are kept for
+    late labels: the names of a label joined by a unit separator, probabilities as float32 bytes.
     """
-    names = ("request_id", "row", "task", "bundle_id", "label", "value")
-    request, row, task, bundle, label, value = (table[name].to_pylist() for name in names)
+    names = ("request_id", "row", "task", "bundle_id", "label", "value", "text")
+    request, row, task, bundle, label, value, text = (table[name].to_pylist() for name in names)
     times = table["time"].cast(pa.int64()).to_pylist()
-    shares = [
-        None if p is None else np.asarray(p, dtype=np.float32).tobytes() for p in table["probabilities"].to_pylist()
-    ]
+    given = table["probabilities"].to_pylist()
+    shares = [None if p is None else np.asarray(p, dtype=np.float32).tobytes() for p in given]
+    # The log has a text once, on the first of its tasks.
+    texts = {(request[i], row[i]): words for i, words in enumerate(text) if words is not None}
     for i, time in enumerate(times):
         joined = None if label[i] is None else SEPARATOR.join(label[i])
-        yield request[i], row[i], task[i], time, bundle[i], joined, shares[i], value[i]
+        words = texts.get((request[i], row[i]))
+        yield request[i], row[i], task[i], time, bundle[i], joined, shares[i], value[i], words

@@ -29,10 +29,12 @@ CREATE TABLE windows (id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NO
   bundle TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, rows INTEGER NOT NULL, content TEXT NOT NULL);
 CREATE INDEX windows_by_name ON windows (name, source, id);
 CREATE TABLE answers (request TEXT, row INTEGER, task TEXT, time INTEGER NOT NULL, bundle TEXT NOT NULL, label TEXT,
-  probabilities BLOB, value REAL, PRIMARY KEY (request, row, task)) WITHOUT ROWID;
+  probabilities BLOB, value REAL, text TEXT, PRIMARY KEY (request, row, task)) WITHOUT ROWID;
 CREATE INDEX answers_by_time ON answers (time);
 CREATE TABLE waiting (request TEXT, row INTEGER, task TEXT, time INTEGER NOT NULL, label TEXT, value REAL,
   PRIMARY KEY (request, row, task)) WITHOUT ROWID;
+CREATE TABLE labelled (request TEXT, row INTEGER, task TEXT, time INTEGER NOT NULL, text TEXT NOT NULL,
+  label TEXT NOT NULL, PRIMARY KEY (request, row, task)) WITHOUT ROWID;
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE requests (id TEXT PRIMARY KEY, time INTEGER NOT NULL, status TEXT NOT NULL, updated INTEGER NOT NULL,
@@ -154,8 +156,9 @@ class State:
         ]
 
     def tidy(self, *, before: int) -> None:
-        """Forgets answers and waiting labels from before a time, and the oldest windows and events."""
+        """Forgets answers and labelled rows from before a time, and the oldest windows and events."""
         self.run("DELETE FROM answers WHERE time < ?", before)
+        self.run("DELETE FROM labelled WHERE time < ?", before)
         self.run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", _KEPT_EVENTS)
         for row in self.rows("SELECT DISTINCT name, source FROM windows"):
             self.run(

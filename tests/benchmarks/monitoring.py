@@ -109,7 +109,8 @@ def delays(share: float, adwin: str) -> list[str]:
     said = (
         f"Median rows from the change to the alarm over {draws} streams of normal numbers that change after 5,000 rows;"
         f" windows of 100 rows, {REFERENCE_ROWS:,} rows of reference; false alarms in {len(streams) * calm:,} rows "
-        "without a change."
+        "without a change. ADWIN looks at the mean of one column every 32 rows and is quicker there; ours looks at "
+        "whole windows, at any kind of column, and a floor of 0.02 (0.14 sigma) is meant to let small shifts pass."
     )
     return ["### Delay", "", said, "", *table(["detector", "false alarms", *(f"{s} sigma" for s in shifts)], rows)]
 
@@ -184,7 +185,7 @@ def _report_rows(name: str, report: dict, *, with_labels: bool) -> list[list[obj
             continue
         moved = ", ".join(kind for kind, cell in found["cells"].items() if cell["level"] == "drifted")
         causes = ", ".join(cause["cause"] for cause in (found["diagnosis"] or {"causes": []})["causes"])
-        accuracy = [found["metrics"].get(kind, {}).get("accuracy") for kind in ("estimated", "realised")]
+        accuracy = [found["metrics"].get(kind, {}).get("accuracy", "-") for kind in ("estimated", "realised")]
         rows.append([name, _YES[with_labels], task, found["level"], moved or "-", causes or "-", *accuracy])
     return rows
 

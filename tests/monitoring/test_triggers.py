@@ -24,8 +24,8 @@ from tests.watch.logs import MOOD, STARS, World, Writer
 SUITE = "suite: {name: small, tasks: {mood: {kind: binary, source: a.csv, label: m, classes: [a, b]}}}\n"
 
 
-def params(**retrain: Any) -> Params:
-    return parse_params(SUITE + f"retrain: {json.dumps({'kinds': ['input'], **retrain})}")
+def params(**trigger: Any) -> Params:
+    return parse_params(SUITE + f"trigger: {json.dumps({'kinds': ['input'], **trigger})}")
 
 
 class Drifting:
@@ -46,7 +46,7 @@ class Drifting:
         reader = PredictionLog(str(self.log))
         self.watch.catch_up(reader, listed=reader.files())
         with self.state.transaction():
-            return request_training(self.state, self.references, retrain=given.retrain, log="log")
+            return request_training(self.state, self.references, trigger=given.trigger, log="log")
 
     def why(self) -> str:
         return self.state.fact("decisions")["mood"]
@@ -58,7 +58,7 @@ def drifting(bundle: Bundle, tmp_path: Path) -> Drifting:
 
 
 def test_a_request_names_tasks_window_evidence_and_bundle(drifting: Drifting) -> None:
-    request = drifting.day(params(trigger="local"), tasks=(MOOD, STARS))
+    request = drifting.day(params(by="local"), tasks=(MOOD, STARS))
     assert request is not None and request["tasks"] == ["mood", "stars"]
     assert request["bundle"] == drifting.bundle.id and request["data_window"]["from"] == "2026-03-01T00:00:00Z"
     assert request["reason"] == "mood: covariate shift; stars: covariate shift"
@@ -73,7 +73,7 @@ def test_no_request_without_drift_or_before_enough_windows(drifting: Drifting) -
 
 
 def test_one_at_a_time_then_a_cool_down_then_a_budget(drifting: Drifting) -> None:
-    given = params(trigger="local", cool_down_hours=72, max_per_month=2)
+    given = params(by="local", cool_down_hours=72, max_per_month=2)
     first = drifting.day(given)
     assert first is not None
     assert drifting.day(given) is None and drifting.why().endswith("a request is under way")
@@ -100,7 +100,7 @@ def test_a_data_fault_asks_for_no_training(drifting: Drifting) -> None:
         for entry in entries[::3]:
             entry["probabilities"] = [0.1]
 
-    assert drifting.day(params(trigger="local", violations=1), change=spoil) is None
+    assert drifting.day(params(by="local", violations=1), change=spoil) is None
     assert "retraining will not help" in drifting.why()
 
 
@@ -108,35 +108,35 @@ def test_local_runs_a_command_without_a_shell_and_keeps_its_verdict(drifting: Dr
     program = "import json, sys; print(json.dumps({'verdict': 'PROMOTE', 'arguments': sys.argv[1:]}))"
     place = Place(tmp_path / "params.yaml", "registry; rm -rf", tmp_path / "requests",
                   (sys.executable, "-c", program, "{tasks}", "{registry}", "{request}"))  # fmt: skip
-    given = params(trigger="local")
+    given = params(by="local")
     request = drifting.day(given)
     assert request is not None
-    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
     assert [outcome.status for outcome in outcomes] == ["PROMOTE"]
     assert json.loads((place.requests / f"{request['id']}.json").read_text()) == request
     said = json.loads((place.requests / f"{request['id']}.log").read_text())
     assert said["arguments"] == ["mood", "registry; rm -rf", str(place.requests / f"{request['id']}.json")]
     counts = drifting.state.counts()
     assert counts["retrain.mood.requested"] == counts["retrain.mood.started"] == counts["retrain.mood.PROMOTE"] == 1
-    assert Carrier(open_trigger(given, place), place).finish(drifting.state) == []
+    assert Carrier(open_trigger(given, place), place, params=given).finish(drifting.state) == []
 
 
 @pytest.mark.parametrize("command, note", [(("false",), "exit 1"), (("no-such-program-here",), "No such file")])
 def test_a_command_that_fails_is_recorded(
     drifting: Drifting, tmp_path: Path, command: tuple[str, ...], note: str
 ) -> None:
-    given = params(trigger="local")
+    given = params(by="local")
     place = Place(tmp_path / "params.yaml", "", tmp_path / "requests", command)
     drifting.day(given)
-    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
     assert outcomes[0].status == "failed" and note in outcomes[0].note
 
 
 def test_what_a_killed_monitor_had_started_is_lost_not_repeated(drifting: Drifting, tmp_path: Path) -> None:
-    request = drifting.day(params(trigger="local"))
+    request = drifting.day(params(by="local"))
     assert request is not None
     set_status(drifting.state, request, "started")
-    Carrier(None, Place(tmp_path, "", tmp_path)).step(drifting.state)
+    Carrier(None, Place(tmp_path, "", tmp_path), params=params()).step(drifting.state)
     assert [found["status"] for found in all_requests(drifting.state)] == ["lost"]
 
 
@@ -156,12 +156,12 @@ def test_webhook_posts_a_signed_cloud_event(
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    given = params(trigger="webhook", webhook=f"http://127.0.0.1:{server.server_address[1]}/hook")
+    given = params(by="webhook", webhook=f"http://127.0.0.1:{server.server_address[1]}/hook")
     place = Place(tmp_path / "params.yaml", "", tmp_path / "requests")
     monkeypatch.setenv(SECRET, "shared")
     request = drifting.day(given)
     assert request is not None
-    outcomes = Carrier(open_trigger(given, place), place).finish(drifting.state)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
     server.shutdown()
     server.server_close()
     assert [outcome.status for outcome in outcomes] == ["sent"]
@@ -176,18 +176,46 @@ def test_webhook_posts_a_signed_cloud_event(
 def test_webhook_without_a_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SECRET, raising=False)
     with pytest.raises(UsageError, match="needs a shared secret in MTLOPS_WEBHOOK_SECRET"):
-        open_trigger(params(trigger="webhook", webhook="http://x"), Place(tmp_path, "", tmp_path))
+        open_trigger(params(by="webhook", webhook="http://x"), Place(tmp_path, "", tmp_path))
 
 
 def test_passes_go_on_while_a_command_runs(drifting: Drifting, tmp_path: Path) -> None:
-    given = params(trigger="local")
+    given = params(by="local")
     flag = tmp_path / "go"
     program = f"import pathlib, time\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.05)"
     place = Place(tmp_path / "params.yaml", "", tmp_path / "requests", (sys.executable, "-c", program))
-    carrier = Carrier(open_trigger(given, place), place)
+    carrier = Carrier(open_trigger(given, place), place, params=given)
     drifting.day(given)
     assert carrier.step(drifting.state) is None
     assert [found["status"] for found in all_requests(drifting.state)] == ["started"]
     assert drifting.day(given) is None and carrier.step(drifting.state) is None
     flag.touch()
     assert [outcome.status for outcome in carrier.finish(drifting.state)] == ["succeeded"]
+
+
+def test_labelled_rows_of_the_log_are_handed_over_in_the_suites_columns(drifting: Drifting, tmp_path: Path) -> None:
+    def write(entries: list[dict[str, Any]]) -> None:
+        for number, entry in enumerate(entries):
+            entry["text"] = f"text {number}"
+
+    given = parse_params(
+        SUITE.replace("tasks:", "inputs: {text: body}, tasks:") + "trigger: {by: local, kinds: [input]}"
+    )
+    drifting.writer.traffic(World(1, shift=2.0), 10, tasks=[MOOD], change=write)
+    drifting.writer.feedback()
+    request = drifting.day(given)
+    place = Place(tmp_path / "params.yaml", "", tmp_path / "requests",
+                  (sys.executable, "-c", "import sys; print(open(sys.argv[1]).read())", "{window}"))  # fmt: skip
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
+    assert outcomes[0].status == "succeeded"
+    rows = [json.loads(line) for line in (place.requests / f"{request['id']}.log").read_text().strip().splitlines()]
+    assert len(rows) == 10 and rows[3]["body"] == "text 3" and set(rows[0]) == {"body", "m"}
+    assert all(row["m"] in MOOD.classes for row in rows)
+
+
+def test_the_pipelines_command_needs_labelled_rows(drifting: Drifting, tmp_path: Path) -> None:
+    given = params(by="local")
+    drifting.day(given)
+    place = Place(tmp_path / "params.yaml", "registry", tmp_path / "requests")
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
+    assert outcomes[0].status == "failed" and outcomes[0].note.startswith("no labelled rows: send labels")
