@@ -56,6 +56,9 @@ run: setup ## sets up, runs every stage of dvc.yaml that is out of date, and pri
 test: setup ## sets up and runs all tests
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup $(ARGS)
 
+bench: setup ## measures ours beside references and rewrites docs/benchmarks.md; needs a finished `make run`
+	@for part in $(PARTS); do $(BIN)/python -m tests.benchmarks.$$part $(ARGS) || exit; done
+
 # The three understand the same Dockerfile; a HEALTHCHECK is kept only in Docker's own format.
 image: ## builds the container image with docker, podman or buildah, and lists its contents in build/
 	@engine=$$(for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done); \
@@ -74,9 +77,6 @@ image: ## builds the container image with docker, podman or buildah, and lists i
 	echo "$(IMAGE): $$($$engine images --format '{{.Size}}' $(IMAGE)), contents in build/sbom-$(TARGET).cdx.json"; \
 	echo "  $$(echo $$engine | sed s/buildah/podman/) run --rm $(IMAGE) mtlops --help"; \
 	echo "  .venv/bin/python -m pipelines run --runner docker --image $(IMAGE)"
-
-bench: setup ## measures ours beside references and rewrites docs/benchmarks.md; needs a finished `make run`
-	@for part in $(PARTS); do $(BIN)/python -m tests.benchmarks.$$part $(ARGS) || exit; done
 
 lint: setup ## checks style (ruff), types (mypy) and import layers (import-linter)
 	@$(BIN)/ruff check .
