@@ -109,8 +109,8 @@ def delays(share: float, adwin: str) -> list[str]:
     said = (
         f"Median rows from the change to the alarm over {draws} streams of normal numbers that change after 5,000 rows;"
         f" windows of 100 rows, {REFERENCE_ROWS:,} rows of reference; false alarms in {len(streams) * calm:,} rows "
-        "without a change. ADWIN looks at the mean of one column every 32 rows and is quicker there; ours looks at whole "
-        "windows, at any kind of column, and a floor of 0.02 (0.14 sigma) is meant to let small shifts pass."
+        "without a change. ADWIN looks at the mean of one column every 32 rows and is quicker there; ours looks at "
+        "whole windows, at any kind of column, and a floor of 0.02 (0.14 sigma) is meant to let small shifts pass."
     )
     return ["### Delay", "", said, "", *table(["detector", "false alarms", *(f"{s} sigma" for s in shifts)], rows)]
 
