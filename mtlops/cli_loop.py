@@ -66,7 +66,7 @@ def _admit(options: argparse.Namespace) -> None:
         print(f"  {task:<14} " + ", ".join(f"{rows} {split}" for split, rows in counts.items()))
     for reason, count in done.rows_set_aside.items():
         print(f"  {count} set aside: {reason}")
-    print(f"To keep it in later runs of `mtlops prepare`: retrain.windows: [..., {done.folder}] in params.yaml")
+    print(f"To keep it in later runs of `mtlops prepare`: data.labelled: [..., {done.folder}] in params.yaml")
 
 
 def add_update_options(command: argparse.ArgumentParser) -> None:

@@ -152,6 +152,9 @@ class Data(_Section):
     """What to do with rows that cannot be read: stop, or set them aside in `quarantine.parquet` and count them."""
     windows: dict[Name, Window] = {}
     """Production windows by name."""
+    labelled: list[str] = []
+    """Labelled windows whose rows join the splits, the oldest first: folders that `mtlops admit` recorded, relative to
+    params.yaml; DVC watches `data/windows`."""
     slices: list[str] = []
     """Columns of the sources by whose values test rows are also measured apart; length of text and time are always
     among them."""
@@ -421,9 +424,6 @@ class Drift(_Section):
 class Retrain(_Section):
     """Replacing single tasks of a champion: docs/loop.md. Without `tasks`, every task is trained."""
 
-    windows: list[str] = []
-    """Labelled windows that belong to the data, the oldest first: folders that `mtlops admit` recorded, relative to
-    params.yaml."""
     tasks: list[str] = []
     """Tasks to train; all others are taken over from `parent`, file by file."""
     parent: str | None = None
@@ -441,8 +441,6 @@ class Retrain(_Section):
     def _has_parent(self) -> Self:
         if self.tasks and not self.parent:
             raise ValueError("`tasks` needs `parent`, the bundle that all other tasks are taken from. Give its id.")
-        if len(set(self.windows)) != len(self.windows):
-            raise ValueError("a window is named twice. Remove one.")
         return self
 
 

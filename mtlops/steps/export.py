@@ -239,9 +239,9 @@ def _measured(task: str, judged: Mapping[str, Any], update: Update | None) -> di
 
 
 def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None) -> dict[str, Any]:
-    """The params; section `retrain` says what was done, whether params.yaml or the command line asked for it."""
+    """The params, as if params.yaml had asked for what the command line did: windows, and what was retrained."""
     facts = params.model_dump(mode="json")
-    facts["retrain"]["windows"] = list(data.get("labelled", {}))
+    facts["data"]["labelled"] = list(data.get("labelled", {}))
     if update is not None:
         done = update.lineage
         facts["retrain"] |= {

@@ -102,7 +102,7 @@ def prepare(
     manifest = _manifest(params, rows, allocation, left_out=left_out, tokenizer_sha256=tokenizer_sha256)
     with atomic_folder(out) as folder:
         _write(folder, manifest, params, rows, allocation, splits, behaviour, checks)
-        for window in params.retrain.windows:
+        for window in params.data.labelled:
             facts = read_labelled_window(base / window)
             if not set(facts.tasks) <= set(params.left_out):
                 admit_recorded(params, base / window, facts, prepared=folder, out=folder)

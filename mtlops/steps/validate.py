@@ -127,6 +127,9 @@ def _counts(manifest: Manifest, task: str) -> dict[str, Any]:
     entry = manifest["tasks"][task]
     windows = {name: window["tasks"] for name, window in manifest["windows"].items()}
     parts = entry["splits"] | {f"windows/{name}": parts[task] for name, parts in windows.items() if task in parts}
+    for name in windows_of(manifest, task):
+        admitted = manifest["labelled"][name]["tasks"][task]
+        parts |= {f"labelled/{name}/{split}": part for split, part in admitted.items()}
     counts = {name: {"rows": part["rows"], "label_counts": part["label_counts"]} for name, part in parts.items()}
     return {"kind": entry["kind"], "source": entry["source"], "parts": counts}
 
