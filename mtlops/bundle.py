@@ -70,6 +70,17 @@ class Bundle:
         """How each task's logits become answers, by task."""
         return {name: Calibration.from_facts(facts) for name, facts in self.manifest["tasks"].items()}
 
+    @property
+    def embedding_digest(self) -> str:
+        """Names all that the graph's output `embedding` depends on beside the text; profiles are bound to it.
+
+        Raises:
+            ArtefactError: the bundle was made before graphs had that output.
+        """
+        if "embedding" not in self.manifest:
+            raise ArtefactError(f"{self.folder}: its graph has no output `embedding`. Export the bundle again.")
+        return str(self.manifest["embedding"]["digest"])
+
     def golden(self) -> list[dict[str, Any]]:
         """Returns the golden rows: each a text and the expected logits by task."""
         rows: list[dict[str, Any]] = read_json(self.folder / "golden.json", made_by="mtlops export")["rows"]

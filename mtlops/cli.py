@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__, cli_loop, cli_registry
+from mtlops import __version__, cli_loop, cli_registry, cli_serve
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     cli_registry.add_commands(commands, _add_command)
     cli_loop.add_commands(commands, _add_command)
+    cli_serve.add_command(commands, _add_command)
     _add_summary(commands)
     _add_schema(commands)
     _add_adapters(commands)
@@ -279,7 +280,8 @@ def _print_moved(moved: "Moved", options: argparse.Namespace) -> None:
 
 
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:
-    known = [*STEPS, *cli_registry.COMMANDS, *cli_loop.COMMANDS, "predict", "summary", "schema", "adapters"]
+    own = ["predict", "serve", "summary", "schema", "adapters"]
+    known = [*STEPS, *cli_registry.COMMANDS, *cli_loop.COMMANDS, *own]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from mtlops.bundle import MANIFEST, Bundle
 from mtlops.errors import ArtefactError, PlatformError
-from mtlops.files import atomic_folder, link_or_copy, new_folder, sha256_file, to_json
+from mtlops.files import atomic_folder, atomic_path, link_or_copy, new_folder, sha256_file, to_json
 from mtlops.leases import UPLOAD_LIMIT_SECONDS, Alive, Leases
 from mtlops.storage import Folder, open_storage
 
@@ -339,6 +339,39 @@ class Registry:
                 self._fetch_file(name, digest, path, near=near, progress=progress)
             (part / MANIFEST).write_bytes(raw)
         return target
+
+    def pointer(self) -> bytes | None:
+        """Returns champion.json as it lies there, in one request: a cheap hint that `champion` may say something new.
+
+        It is behind the history for a moment, or where a promotion was killed; only `champion` knows.
+        """
+        return self._storage.read(_CHAMPION)
+
+    def fetch_files(self, bundle_id: str, names: Iterable[str], cache: Path) -> Bundle:
+        """Returns a bundle of which only these small files, and the manifest, are there; each checked by its hash.
+
+        They lie in `cache/<id>.part`. Nothing but these files may be asked of the bundle.
+
+        Raises:
+            ArtefactError: no such bundle or file, or a file is damaged in the registry.
+        """
+        raw = self._manifest_bytes(bundle_id)
+        manifest, folder = json.loads(raw), cache / f"{bundle_id}.part"
+        for name in names:
+            digest, path = manifest["files"].get(name, ""), folder / name
+            if path.is_file() and sha256_file(path) == digest:
+                continue
+            content = self._storage.read(f"blobs/{digest}") if digest else None
+            if content is None or hashlib.sha256(content).hexdigest() != digest:
+                raise ArtefactError(
+                    f"{self._at(f'blobs/{digest}')}: missing or damaged (it is {name} of {bundle_id}). "
+                    f"Publish the bundle again."
+                )
+            with atomic_path(path) as part:
+                part.write_bytes(content)
+        with atomic_path(folder / MANIFEST) as part:
+            part.write_bytes(raw)
+        return Bundle(folder, manifest)
 
     def gc(self, *, keep: int = 5, grace_seconds: float = 24 * 3600, dry_run: bool = False) -> Collected:
         """Removes bundles that nobody needs, and files that no bundle holds.

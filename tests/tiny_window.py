@@ -1,16 +1,18 @@
-"""A labelled window for the tiny suite: posts on new words, in new threads, of the same three topics."""
+"""Labelled windows for the tiny suite: posts of the same three topics, in new threads, about other things."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WORDS = {"sport": ("puck", "rink", "skate"), "space": ("comet", "rocket", "orbit"), "law": ("court", "judge", "bill")}
+WORDS = {"sport": ("road", "car", "engine"), "space": ("disk", "chip", "code"), "law": ("god", "church", "plot")}
+"""Of each topic words that its first posts do not have, and that the tiny encoder knows."""
 
 
-def posts() -> list[dict[str, Any]]:
-    """27 posts of each topic, each in a thread of its own."""
+def posts(*, ending: str = "this") -> list[dict[str, Any]]:
+    """Returns 27 posts of each topic, each in a thread of its own; another ending makes other posts."""
     return [
-        {"body": f"{a} {b} {c} of the year {a}", "topic": topic, "thread": f"new-{topic}-{a}-{b}-{c}"}
+        {"body": f"the {a} and {b} of {c} {ending}", "topic": topic, "thread": f"{ending}-{topic}-{a}-{b}-{c}"}
         for topic, words in WORDS.items()
         for a in words
         for b in words
@@ -18,7 +20,7 @@ def posts() -> list[dict[str, Any]]:
     ]
 
 
-def write_window(path: Path, rows: list[dict[str, Any]] | None = None) -> Path:
+def write_window(path: Path, rows: Sequence[dict[str, Any]] | None = None) -> Path:
     """Writes rows as JSON Lines and returns the path."""
     text = "".join(json.dumps(row) + "\n" for row in (posts() if rows is None else rows))
     path.write_text(text, encoding="utf-8")

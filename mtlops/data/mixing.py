@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mtlops.data.checks import BEHAVIOUR
 from mtlops.data.prepared import (
@@ -83,13 +84,13 @@ def _known(prepared: Path, task: str, window: str | None, *, mix: Mix, seed: int
     }
 
 
-def _drawn(table: pa.Table, most: int, *, seed: int) -> list[int]:
+def _drawn(table: pa.Table, most: int, *, seed: int) -> NDArray[np.int64]:
     """At most so many rows, by the hash of their ids; the first of each class before the second of any."""
     if most == 0:
-        return []
+        return np.zeros(0, dtype=np.int64)
     labels = [tuple(label) if isinstance(label, list) else label for label in table["label"].to_pylist()]
     every = {"train": np.arange(table.num_rows)}
-    return sorted(at_most(most, every, ids=table["row_id"].to_pylist(), labels=labels, seed=seed)["train"].tolist())
+    return np.sort(at_most(most, every, ids=table["row_id"].to_pylist(), labels=labels, seed=seed)["train"])
 
 
 def _newest(prepared: Path, task: str, window: str | None) -> dict[str, pa.Table]:

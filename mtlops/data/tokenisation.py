@@ -17,6 +17,8 @@ class Tokenizer:
     Attributes:
         pad_id: the padding token's id, as `prepare` wrote it; 0 in a file that does not say it.
 
+        max_tokens: see below.
+
     Args:
         path: a `tokenizer.json` of Hugging Face tokenizers.
         max_tokens: longer texts are cut to this many tokens, special tokens included.
@@ -32,12 +34,18 @@ class Tokenizer:
             raise ArtefactError(f"{path}: is not a readable tokenizer ({error}). Make it again.") from None
         self.pad_id: int = (self._tokenizer.padding or {"pad_id": 0})["pad_id"]
         self._tokenizer.no_padding()
+        self.max_tokens = max_tokens
         self._tokenizer.enable_truncation(max_length=max_tokens)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text after `normalise`, special tokens included."""
         encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts])
         return [encoding.ids for encoding in encoded]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this number."""
+        return int(self._tokenizer.get_vocab_size())
 
     def unknown_shares(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns (N,): the share of each text's tokens, special ones left out, that the vocabulary lacks."""

@@ -75,7 +75,7 @@ def user_columns(table: pa.Table, tests: Mapping[str, str]) -> dict[str, Column]
 
 
 def embedding_column(vectors: NDArray[np.float32]) -> dict[str, Column]:
-    """Returns mean-pooled vectors (N, H) of the frozen trunk as a column."""
+    """Returns embeddings (N, H), as the graph's output of that name gives them, as a column."""
     return {"embedding": Column("embedding", "embedding", vectors)}
 
 

@@ -1,4 +1,4 @@
-"""The profile of a task, or of all rows that reach the encoder: one sketch a column, bound to the trunk's digest.
+"""The profile of a task, or of all rows that reach the encoder: one sketch a column, bound to what embeds its texts.
 
 profile.json          columns with their kinds, tests, edges and counts; whose it is; which trunk
 profile.safetensors   the large arrays
@@ -43,7 +43,7 @@ class Profile:
 
     Attributes:
         name: the task, or `ENCODER`.
-        trunk: sha256 of the trunk that made embeddings and answers.
+        trunk: digest of what made the embeddings: trunk, its depth, tokenizer (`Bundle.embedding_digest`).
         parts: the columns by name.
     """
 
@@ -61,7 +61,7 @@ class Profile:
         Args:
             name: the task, or `ENCODER`.
             columns: what to profile; columns need not have the same number of rows.
-            trunk: sha256 of the trunk.
+            trunk: see above.
             settings: bins and floors.
             keys: the unit that each row of an embedding column belongs to.
             like: a profile whose embedding scale is used, so that two profiles read the same features.

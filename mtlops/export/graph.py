@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _LARGE = 1 << 14
+_OUTPUT = ".output"
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
+OUTPUTS = ("logits", "embedding")
+BANK = "bank."
+"""Start of the names of adapters and heads, stacked over the tasks: `bank.layers_3_down`, `bank.head_weight`."""
 
 
 class PairsGraph(nn.Module):
@@ -47,8 +51,10 @@ class PairsGraph(nn.Module):
             self._names[name] = name.replace(".", "_")
             self.bank.register_parameter(self._names[name], nn.Parameter(tensor, requires_grad=False))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor) -> Tensor:
-        """Returns logits (P, C); columns beyond a task's outputs are 0.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits (P, C), columns beyond a task's outputs 0, and the rows' embeddings (B, H).
 
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
         """
@@ -56,7 +62,7 @@ class PairsGraph(nn.Module):
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
-        return multitask.logits(pooled, picked)
+        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask)
 
 
 def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
@@ -80,13 +86,15 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
             dynamo=True,
             opset_version=opset,
             input_names=list(INPUTS),
-            output_names=["logits"],
+            output_names=[f"{name}{_OUTPUT}" for name in OUTPUTS],
             dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}),
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    _name_outputs(proto)
+    _open_bank(proto)
     if weights is None:
         weights = path.with_name(f"{path.name}.data")
         _write_weights(proto, weights)
@@ -110,8 +118,8 @@ def replace_bank(graph: PairsGraph, path: Path, *, like: Path) -> int | None:
     import onnx
 
     proto = onnx.load(str(like), load_external_data=False)
-    there = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith("bank.")}
-    bank = {f"bank.{name}": tensor.detach().cpu().contiguous() for name, tensor in graph.bank.named_parameters()}
+    there = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(BANK)}
+    bank = {f"{BANK}{name}": tensor.detach().cpu().contiguous() for name, tensor in graph.bank.named_parameters()}
     if {name: list(tensor.dims) for name, tensor in there.items()} != {n: list(t.shape) for n, t in bank.items()}:
         return None
     for name, tensor in bank.items():
@@ -119,6 +127,21 @@ def replace_bank(graph: PairsGraph, path: Path, *, like: Path) -> int | None:
     with atomic_path(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
     return len(proto.graph.node)
+
+
+def structure(path: Path) -> str:
+    """Returns the sha256 of a graph without its adapters and heads: equal where only those differ.
+
+    A session over one of two such graphs computes the other when it is given the other's bank, if their external data
+    is the same too.
+    """
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(BANK)]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 @contextmanager
@@ -167,7 +190,7 @@ def _move_out(proto: "onnx.ModelProto", path: Path) -> None:
 def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
     """The trunk's tensors that are worth a place of their own; adapters and heads stay in the graph."""
     tensors = proto.graph.initializer
-    return [t for t in tensors if not t.name.startswith("bank.") and len(t.raw_data) >= _LARGE]
+    return [t for t in tensors if not t.name.startswith(BANK) and len(t.raw_data) >= _LARGE]
 
 
 def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -197,6 +220,39 @@ def _strip(proto: "onnx.ModelProto") -> None:
         if len(kept) < len(graph.initializer):
             del graph.initializer[:]
             graph.initializer.extend(kept)
+
+
+def _open_bank(proto: "onnx.ModelProto") -> None:
+    """Declares adapters and heads as inputs with a default, so that a server can give others to a loaded graph.
+
+    Sizes that depend on the tasks (how many, the widest bottleneck and head) are left open.
+    """
+    from onnx import helper
+
+    for tensor in _bank(proto):
+        sizes = [f"{tensor.name}.{axis}" for axis in range(len(tensor.dims))]
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, sizes))
+    outputs = proto.graph.output[OUTPUTS.index("logits")].type.tensor_type.shape.dim[1]
+    outputs.dim_param = "outputs"
+
+
+def _bank(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
+    return [tensor for tensor in proto.graph.initializer if tensor.name.startswith(BANK)]
+
+
+def _name_outputs(proto: "onnx.ModelProto") -> None:
+    """Gives the outputs their names. The exporter calls values inside by the same words, and would not notice."""
+    for graph in _graphs(proto.graph):
+        values = [*graph.input, *graph.output, *graph.initializer]
+        for value in values:
+            value.name = _named(value.name)
+        for node in graph.node:
+            node.input[:] = [_named(name) for name in node.input]
+            node.output[:] = [_named(name) for name in node.output]
+
+
+def _named(name: str) -> str:
+    return f"{name}.inner" if name in OUTPUTS else name.removesuffix(_OUTPUT)
 
 
 def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":

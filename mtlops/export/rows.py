@@ -33,8 +33,10 @@ class RowsGraph(nn.Module):
         self._heads = _register(self.bank, multitask.stack(tasks))
         self._rest = _register(self.rest, rest)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor) -> Tensor:
-        """Returns logits (P, C); columns beyond a task's outputs are 0.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns logits (P, C), columns beyond a task's outputs 0, and the rows' embeddings (B, H).
 
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
         """
@@ -44,7 +46,8 @@ class RowsGraph(nn.Module):
         exit_P = self.exit_T.index_select(0, pair_task)
         vectors_EBH = sharing.vectors(x_BSH, attention_mask, rest, exit_P)
         heads = {name: getattr(self.bank, attribute) for name, attribute in self._heads.items()}
-        return multitask.logits(vectors_EBH[exit_P, pair_row], multitask.pick(heads, pair_task))
+        logits_PC = multitask.logits(vectors_EBH[exit_P, pair_row], multitask.pick(heads, pair_task))
+        return logits_PC, sharing.embedding(x_BSH, attention_mask)
 
 
 def _register(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:

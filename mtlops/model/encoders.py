@@ -64,6 +64,20 @@ class Layer(nn.Module):
         sum_BSH, x_BSH = self._feed(a_BSH, x_BSH, LayerTensors({}, mask_BS, []), _UNADAPTED)
         return sum_BSH if cut is Cut.SUM else torch.cat([sum_BSH, x_BSH], dim=-1)
 
+    def settled(self, cut: Cut, state_BSV: Tensor) -> Tensor:
+        """Returns the normed token vectors (B, S, H) that a state at the cut holds, without an adapter.
+
+        Where the cut lies behind the feed-forward block, that is the layer's own output.
+        """
+        if cut is Cut.INPUT:
+            return state_BSV
+        if cut is Cut.SUM:
+            return cast(Tensor, self.norm(state_BSV))
+        first_BSH, x_BSH = state_BSV.chunk(2, dim=-1)
+        if cut is Cut.ATTENTION:
+            return cast(Tensor, self.attention_norm(first_BSH + x_BSH))
+        return cast(Tensor, self.norm(first_BSH))
+
     def resume(
         self,
         state_PSV: Tensor,

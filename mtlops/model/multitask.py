@@ -14,6 +14,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
 from mtlops.model.encoders import Trunk
+from mtlops.model.pooling import mean
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -84,6 +85,11 @@ class PairModel(nn.Module):
             )  # fmt: skip
         pooled: Tensor = self.pooling.pool(x, mask_PS)
         return pooled
+
+    def embedding(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns the text vectors (B, H) that drift watches: the mean over tokens of what lies at the cut."""
+        vectors: Tensor = mean.pool(self.layers[0].settled(self.cut, state_BSV), mask_BS)
+        return vectors
 
     def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""

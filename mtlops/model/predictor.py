@@ -1,5 +1,6 @@
 """A trained model that answers, in PyTorch, over the cached trunk."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -151,6 +152,30 @@ class Backbone:
             found |= dict(zip(batch, answer(state, mask), strict=True))
         return np.stack([found[tokens] for tokens in ids])
 
+    @torch.inference_mode()
+    def embeddings(self, row_ids: Sequence[str], *, shared: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """Returns the embeddings (N, H) of rows that `fill` has seen: the graph's output of that name."""
+        common = {name: tensor.to(self.device) for name, tensor in shared.items()}
+        result = np.empty((len(row_ids), self.above.hidden), dtype=np.float32)
+        for rows in self._batches(row_ids):
+            state, mask_BS = self.batch([row_ids[i] for i in rows])
+            if isinstance(self.above, Sharing):
+                state = self.above.embed(state, mask_BS, common)
+            result[rows] = self.above.embedding(state, mask_BS).float().cpu().numpy()
+        return result
+
+    def embedding_digest(self, shared: Mapping[str, Tensor]) -> str:
+        """Returns the sha256 of all that an embedding depends on beside its text.
+
+        Two models with the same digest give a text the same embedding, whatever their tasks learned.
+        """
+        parts = [self.facts["trunk_sha256"], self.facts["tokenizer_sha256"], self.tokenizer.max_tokens]
+        digest = hashlib.sha256("/".join(map(str, [*parts, self.above.depth, self.above.cut.name])).encode())
+        if self._reads_ids:
+            for name in sorted(name for name in shared if not name.startswith("layers.")):
+                digest.update(name.encode() + shared[name].detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def _answer(
         self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
     ) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
@@ -242,6 +267,16 @@ class Predictor:
         if self.model.model.sharing == "adapters":
             return self.backbone.logits(row_ids, tensors)
         return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
+
+    def embeddings(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the vectors (N, H) float32 that drift watches: what serving returns as `embedding`."""
+        self.backbone.fill(row_ids, texts)
+        return self.backbone.embeddings(row_ids, shared=self.model.shared)
+
+    @property
+    def embedding_digest(self) -> str:
+        """What `embeddings` depends on beside the texts; embeddings of two models compare where it is the same."""
+        return self.backbone.embedding_digest(self.model.shared)
 
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the trunk as it was before any training."""

@@ -1,8 +1,12 @@
-"""A bundle that answers: tokenizer, one ONNX Runtime session, decoding."""
+"""A bundle that answers: tokenizer, one ONNX Runtime session, adapters and heads, decoding.
 
-from collections.abc import Mapping, Sequence
+Shape suffixes: B rows, S tokens, P (row, task) pairs, C widest task's outputs, H hidden.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,43 +14,127 @@ from numpy.typing import NDArray
 from mtlops.bundle import Bundle
 from mtlops.catalog import suggest
 from mtlops.data.tokenisation import Tokenizer, pad
-from mtlops.decoding import Outputs, decode
+from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError, UsageError
+from mtlops.serving import bank as banks
+from mtlops.serving.bank import Bank
 from mtlops.tasks import Task
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _ROWS = 32
+_ERRORS_ONLY = 3
+
+EMBEDDING = "embedding"
+"""The graph's output of one vector (H,) a row, which drift watches."""
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
 
 
+@dataclass(frozen=True)
+class ServedTask:
+    """A task as a runtime answers it.
+
+    Attributes:
+        task: what it is.
+        calibration: how its logits become answers.
+        bundle_id: of the bundle that its adapter and head come from.
+        version: names its adapter and head (`bank.task_version`).
+        tensors: its adapter and head; empty in bundles of earlier versions.
+    """
+
+    task: Task
+    calibration: Calibration
+    bundle_id: str
+    version: str
+    tensors: Mapping[str, NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, bundle: Bundle, task: Task) -> Self:
+        """Returns a task of a bundle."""
+        return cls(
+            task=task,
+            calibration=bundle.calibrations[task.name],
+            bundle_id=bundle.id,
+            version=banks.task_version(bundle, task.name),
+            tensors=banks.task_tensors(bundle, task.name) if "graph" in bundle.manifest else {},
+        )
+
+
 class Runtime:
-    """A session over a bundle's graph, ready to answer: its golden outputs have been reproduced.
+    """A session over a bundle's graph, ready to answer: its golden outputs have been reproduced. It never changes.
 
     Args:
         bundle: a checked bundle.
         provider: an ONNX Runtime execution provider; it is never silently replaced by another.
         threads: threads of one run; 0 lets ONNX Runtime choose.
+        graph: file of the bundle with the graph, another than `model.onnx` for another number format.
+
+    Attributes:
+        bundle: where it comes from.
+        bundle_id: its id.
+        served: its tasks as they are answered, in the order of their positions in the graph.
+        tasks: the same, what they are.
+        session: of ONNX Runtime; runtimes of several bundles may share it.
+        bank: adapters and heads that take the place of the session's own.
 
     Raises:
         UsageError: ONNX Runtime or the provider is not installed.
         ArtefactError: the graph does not load or does not reproduce the golden outputs.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str = "CPUExecutionProvider", threads: int = 0) -> None:
-        self.bundle = bundle
-        self.tasks = bundle.tasks
-        self._calibrations = bundle.calibrations
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "CPUExecutionProvider",
+        threads: int = 0,
+        graph: str = "model.onnx",
+    ) -> None:
+        self._graph = graph
         self._tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
-        self.bundle_id = bundle.id
-        self._session = open_session(bundle.folder / "model.onnx", provider, threads=threads)
-        self._check_golden()
+        self.session = open_session(bundle.folder / graph, provider, threads=threads)
+        self.has_embedding = EMBEDDING in {output.name for output in self.session.get_outputs()}
+        self._take(bundle, [ServedTask.of(bundle, task) for task in bundle.tasks])
+        self.check_golden()
 
-    def predict(self, texts: Sequence[str], *, tasks: Sequence[str] | None = None) -> dict[str, Outputs]:
-        """Returns the answers of the named tasks (default: all) for each text, by task, in one pass.
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Turns texts into what the graph reads."""
+        return self._tokenizer
+
+    def can_take(self, bundle: Bundle) -> bool:
+        """Returns whether `with_bundle` works: only adapters, heads and what follows them are different."""
+        return bool(self.served[0].tensors) and _frame(self.bundle, self._graph) == _frame(bundle, self._graph)
+
+    def with_bundle(self, bundle: Bundle) -> "Runtime":
+        """Returns a runtime of another bundle over the same session; this one goes on answering as before.
+
+        Files of tasks that are the same are not read again. Golden outputs are not checked.
+        """
+        mine = {(served.task.name, served.version): served for served in self.served}
+        calibrations, made = bundle.calibrations, []
+        for task in bundle.tasks:
+            same = mine.get((task.name, banks.task_version(bundle, task.name)))
+            if same and (same.task, same.calibration) == (task, calibrations[task.name]):
+                made.append(replace(same, bundle_id=bundle.id))
+            else:
+                made.append(ServedTask.of(bundle, task))
+        return self._over_same_session(bundle, made)
+
+    def with_tasks_of(self, other: "Runtime", names: Iterable[str]) -> "Runtime":
+        """Returns a runtime that answers the named tasks as `other` does, and the rest as this one.
+
+        `other` must be over the same session.
+        """
+        assert other.session is self.session
+        theirs = {served.task.name: served for served in other.served if served.task.name in names}
+        return self._over_same_session(self.bundle, [theirs.get(s.task.name, s) for s in self.served])
+
+    def positions(self, tasks: Sequence[str] | None) -> tuple[int, ...]:
+        """Returns the positions of the named tasks, in their order in the graph; None stands for all.
 
         Raises:
             UsageError: a name is not a task of the bundle.
@@ -55,14 +143,43 @@ class Runtime:
         for name in tasks or ():
             if name not in names:
                 raise UsageError(f"no task {name!r} in this bundle. {suggest(name, names)}")
-        wanted = [position for position, name in enumerate(names) if tasks is None or name in tasks]
+        return tuple(position for position, name in enumerate(names) if tasks is None or name in tasks)
+
+    def predict(self, texts: Sequence[str], *, tasks: Sequence[str] | None = None) -> dict[str, Outputs]:
+        """Returns the answers of the named tasks (default: all) for each text, by task, in one pass.
+
+        Raises:
+            UsageError: a name is not a task of the bundle.
+        """
+        wanted = self.positions(tasks)
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
-        logits = run(self._session, *pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id), wanted)
-        return {
-            task.name: decode(task, logits[i, :, : task.num_outputs], self._calibrations[task.name])
-            for i, task in enumerate(self.tasks[position] for position in wanted)
-        }
+        input_ids, mask = pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id)
+        logits = run(self.session, input_ids, mask, wanted, bank=self.bank)
+        return {self.tasks[position].name: self.decode(position, logits[i]) for i, position in enumerate(wanted)}
+
+    def compute(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: NDArray[np.int64],
+        pair_task: NDArray[np.int64],
+        *,
+        with_embedding: bool = False,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Returns the logits (P, C) of the wanted pairs and, if asked for, the rows' embeddings (B, H), in one pass.
+
+        Shapes: ids: B rows of token ids; pair_row, pair_task: (P,).
+        """
+        input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
+        feeds = {"input_ids": input_ids, "attention_mask": mask, "pair_row": pair_row, "pair_task": pair_task}
+        wanted = ["logits", EMBEDDING] if with_embedding else ["logits"]
+        found = self.session.run(wanted, {**feeds, **self.bank}, only_what_is_asked())
+        return found[0], found[1] if with_embedding else None
+
+    def decode(self, position: int, logits: NDArray[np.float32]) -> Outputs:
+        """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included."""
+        served = self.served[position]
+        return decode(served.task, logits[:, : served.task.num_outputs], served.calibration)
 
     def logits(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) in label units, computed in batches of similar length.
@@ -70,23 +187,47 @@ class Runtime:
         Raises:
             UsageError: `task` is not a task of the bundle.
         """
-        names = [known.name for known in self.tasks]
-        if task not in names:
-            raise UsageError(f"no task {task!r} in this bundle. {suggest(task, names)}")
-        position = names.index(task)
-        num_outputs = self.tasks[position].num_outputs
-        ids = self._tokenizer.ids(texts)
-        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
-        result = np.empty((len(ids), num_outputs), dtype=np.float32)
-        for start in range(0, len(order), _ROWS):
-            rows = order[start : start + _ROWS]
-            batch = pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
-            result[rows] = run(self._session, *batch, [position])[0, :, :num_outputs]
+        (position,) = self.positions([task])
+        result = np.empty((len(texts), self.tasks[position].num_outputs), dtype=np.float32)
+        for rows, batch in self._batches(texts):
+            result[rows] = run(self.session, *batch, [position], bank=self.bank)[0, :, : result.shape[1]]
         return result
 
-    def _check_golden(self) -> None:
-        golden = self.bundle.golden()
-        answers = golden_logits(self._session, self._tokenizer, self.tasks, [row["text"] for row in golden])
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the vectors (N, H) that drift watches, computed in batches of similar length.
+
+        Raises:
+            ArtefactError: the bundle's graph does not give them.
+        """
+        if not self.has_embedding:
+            raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
+        found: dict[int, NDArray[np.float32]] = {}
+        for rows, batch in self._batches(texts):
+            found |= dict(zip(rows, embed(self.session, *batch), strict=True))
+        return np.stack([found[i] for i in range(len(texts))])
+
+    def check_unchanged(self, before: "Runtime", text: str) -> None:
+        """Checks that tasks with the same adapter and head as in `before` answer a text with the same bits.
+
+        Raises:
+            ArtefactError: one does not. (Where the sizes of the stacked adapters differ, rounding may, too.)
+        """
+        if {n: t.shape for n, t in self.bank.items()} != {n: t.shape for n, t in before.bank.items()}:
+            return
+        versions = {one.task.name: one.version for one in before.served}
+        was, now = (
+            golden_logits(one.session, one.tokenizer, one.tasks, [text], bank=one.bank)[0] for one in (before, self)
+        )
+        for one in self.served:
+            name = one.task.name
+            if versions.get(name) == one.version and was[name] != now[name]:
+                raise ArtefactError(f"{self.bundle.folder}: task {name} did not change, but its answers did.")
+
+    def check_golden(self, rows: slice = slice(None)) -> None:
+        """Checks that expected logits are reproduced, one text a pass. Raises ArtefactError when they are not."""
+        golden = self.bundle.golden()[rows]
+        texts = [row["text"] for row in golden]
+        answers = golden_logits(self.session, self._tokenizer, self.tasks, texts, bank=self.bank)
         for row, answer in zip(golden, answers, strict=True):
             for task, expected in row["logits"].items():
                 error = float(np.abs(np.subtract(answer[task], expected)).max())
@@ -96,14 +237,47 @@ class Runtime:
                         f"(limit {GOLDEN_TOLERANCE:g}). Do not serve this bundle here; export it again."
                     )
 
+    def _take(self, bundle: Bundle, served: Sequence[ServedTask]) -> None:
+        self.bundle, self.bundle_id, self.served = bundle, bundle.id, tuple(served)
+        self.tasks: tuple[Task, ...] = tuple(one.task for one in served)
+        self.bank: Bank = banks.stack([one.tensors for one in served]) if served[0].tensors else {}
+
+    def _over_same_session(self, bundle: Bundle, served: Sequence[ServedTask]) -> "Runtime":
+        made = object.__new__(Runtime)
+        made._graph, made._tokenizer, made.session = self._graph, self._tokenizer, self.session
+        made.has_embedding = self.has_embedding
+        made._take(bundle, served)
+        return made
+
+    def _batches(self, texts: Sequence[str]) -> Iterable[tuple[list[int], tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+        ids = self._tokenizer.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        for start in range(0, len(order), _ROWS):
+            rows = order[start : start + _ROWS]
+            yield rows, pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
+
+
+def _frame(bundle: Bundle, graph: str) -> tuple[Any, ...]:
+    """All of a bundle that a session, its tokenizer and its bank's names depend on."""
+    files: Mapping[str, str] = bundle.manifest["files"]
+    structures = bundle.manifest.get("graph", {})
+    structure = structures.get("structure") if graph == "model.onnx" else files.get(graph)
+    names = ("trunk/tokenizer.json", f"{graph}.data", "model.onnx.data")
+    return bundle.manifest["max_tokens"], structure, *(files.get(name) for name in names)
+
 
 def golden_logits(
-    session: "onnxruntime.InferenceSession", tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str]
+    session: "onnxruntime.InferenceSession",
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    texts: Sequence[str],
+    *,
+    bank: Bank | None = None,
 ) -> list[dict[str, list[float]]]:
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
     rows = []
     for text in texts:
-        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)))
+        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)), bank=bank)
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 
@@ -113,8 +287,13 @@ def run(
     input_ids: NDArray[np.int64],
     mask: NDArray[np.int64],
     positions: Sequence[int],
+    *,
+    bank: Bank | None = None,
 ) -> NDArray[np.float32]:
-    """Returns the logits of every row for every task position: (len(positions), B, C) float32."""
+    """Returns the logits of every row for every task position: (len(positions), B, C) float32.
+
+    `bank` takes the place of the adapters and heads that the graph came with.
+    """
     num_rows = len(input_ids)
     feeds = {
         "input_ids": input_ids,
@@ -122,9 +301,28 @@ def run(
         "pair_row": np.tile(np.arange(num_rows, dtype=np.int64), len(positions)),
         "pair_task": np.repeat(np.asarray(positions, dtype=np.int64), num_rows),
     }
-    (logits,) = session.run(["logits"], feeds)
+    (logits,) = session.run(["logits"], {**feeds, **(bank or {})}, only_what_is_asked())
     by_task: NDArray[np.float32] = logits.reshape(len(positions), num_rows, -1)
     return by_task
+
+
+def embed(
+    session: "onnxruntime.InferenceSession", input_ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Returns the embeddings of every row: (B, H) float32. Nothing above the cut is computed."""
+    nobody = np.zeros(1, dtype=np.int64)
+    feeds = {"input_ids": input_ids, "attention_mask": mask, "pair_row": nobody, "pair_task": nobody}
+    vectors: NDArray[np.float32] = session.run([EMBEDDING], feeds, only_what_is_asked())[0]
+    return vectors
+
+
+def only_what_is_asked() -> "onnxruntime.RunOptions":
+    """Returns options of one run in which nodes that no wanted output needs are not computed."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.InferenceSession":
@@ -135,6 +333,7 @@ def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.Inf
         raise UsageError("onnxruntime is not installed. Install `mtlops[cpu]` or `mtlops[gpu]`.") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY  # it would warn of every adapter that can be replaced
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
     if provider not in available:
@@ -161,14 +360,20 @@ def describe(tasks: Sequence[Task], answers: Mapping[str, Outputs], texts: Seque
     ]
 
 
-def _describe_one(task: Task, outputs: Outputs, row: int) -> dict[str, Any]:
-    if outputs.values is not None:
-        return {"value": float(outputs.values[row])}
-    assert outputs.labels is not None and outputs.probabilities is not None
-    label: str | list[str]
+def label_names(task: Task, outputs: Outputs, row: int) -> list[str] | None:
+    """Returns the names that one row's answer consists of: one, of a multilabel task any number, None for a value."""
+    if outputs.labels is None:
+        return None
     if task.kind == "multilabel":
-        label = [name for name, is_set in zip(task.classes, outputs.labels[row], strict=True) if is_set]
-    else:
-        label = task.classes[int(outputs.labels[row])]
+        return [name for name, is_set in zip(task.classes, outputs.labels[row], strict=True) if is_set]
+    return [task.classes[int(outputs.labels[row])]]
+
+
+def _describe_one(task: Task, outputs: Outputs, row: int) -> dict[str, Any]:
+    names = label_names(task, outputs, row)
+    if outputs.values is not None or names is None:
+        assert outputs.values is not None
+        return {"value": float(outputs.values[row])}
+    assert outputs.probabilities is not None
     shares = {name: float(p) for name, p in zip(task.classes, outputs.probabilities[row], strict=True)}
-    return {"label": label, "probabilities": shares}
+    return {"label": names if task.kind == "multilabel" else names[0], "probabilities": shares}

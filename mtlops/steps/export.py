@@ -16,7 +16,7 @@ from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
-from mtlops.export.graph import PairsGraph, replace_bank, write_onnx
+from mtlops.export.graph import PairsGraph, replace_bank, structure, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
@@ -106,7 +106,8 @@ def export(
         parent = update.parent.manifest if update else None
         card = write_card(params, evaluation=judged, decision=decided, encoder=model.encoder, parent=parent)
         write_text(folder / "card.md", card)
-        write_manifest(folder, _manifest(folder, params, prepared, model, judged, decided, update))
+        facts = _manifest(folder, params, prepared, model, judged, decided, update)
+        write_manifest(folder, {**facts, **_graph_facts(folder, predictor)})
         if update is not None:
             check_taken_over(update, folder)
         runtime = Runtime(Bundle.open(folder))
@@ -248,6 +249,14 @@ def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None
             "tasks": list(done.retrained), "parent": done.parent, "mix": done.mix, "start": done.start
         }  # fmt: skip
     return facts
+
+
+def _graph_facts(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    above, digest = predictor.backbone.above, predictor.embedding_digest
+    return {
+        "graph": {"structure": structure(folder / "model.onnx")},
+        "embedding": {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": digest},
+    }
 
 
 def _created(data_as_of: str) -> str:

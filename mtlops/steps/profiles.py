@@ -66,8 +66,8 @@ class Profiler:
 
     @property
     def trunk(self) -> str:
-        """Digest of the trunk that every profile is bound to."""
-        return str(self.predictor.backbone.facts["trunk_sha256"])
+        """Digest of what makes the embeddings: every profile is bound to it."""
+        return self.predictor.embedding_digest
 
     def rows(self, task: Task, *splits: str) -> pa.Table:
         """Returns the rows of some splits of a task; of a large split as many as the baselines learn from."""
@@ -80,7 +80,7 @@ class Profiler:
         return {
             **text_columns(texts, self.predictor.backbone.tokenizer.unknown_shares(texts)),
             **user_columns(table, self.tests),
-            **embedding_column(self.predictor.pooled(texts, table["row_id"].to_pylist())),
+            **embedding_column(self.predictor.embeddings(texts, table["row_id"].to_pylist())),
         }
 
     def outputs(self, task: Task, table: pa.Table) -> Outputs:
@@ -204,14 +204,14 @@ def _against_champion(
     if comparison == "new" or not folder.exists():
         logger.info("task=%s drift.reference=none reason=the champion has no reference for it", task.name)
         return {}
-    trunk = str(champion.runtime.bundle.manifest["trunk"]["trunk_sha256"])
+    trunk = champion.runtime.bundle.embedding_digest
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:
         reference = reference.without("prediction", "quality")
     if comparison == "classes-changed":
         reference = reference.without("label")
     if trunk != profiler.trunk:
-        logger.info("task=%s drift.reference=without embedding reason=the champion has another encoder", task.name)
+        logger.info("task=%s drift.reference=without embedding reason=the champion embeds otherwise", task.name)
         reference = reference.without("embedding")
     if answers is not None:
         columns = {**columns, **prediction_columns(task, answers), **quality_columns(task, answers, labels)}

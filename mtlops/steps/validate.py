@@ -85,6 +85,8 @@ def _parts(params: Params, prepared: Path, manifest: Manifest) -> Iterator[Loade
                 if labelled is not None and window.share is None:
                     table = table.filter(pc.invert(pc.is_in(table["row_id"], value_set=labelled)))
                     entry = {**entry, **count_part(table, task)}
+                    if not table.num_rows:
+                        continue
                 yield LoadedPart(task, f"windows/{name}", table, entry, is_apart=window.share is not None)
 
 

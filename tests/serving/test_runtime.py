@@ -16,6 +16,8 @@ from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
 from mtlops.serving.runtime import Runtime, describe
+from mtlops.steps.profiles import Profiler
+from tests.serving.variants import retrained
 from tests.tiny_suite import Workspace
 
 TEXTS = ["the film was very good", "phone", "the goal and the team and the coach", "law " * 50]
@@ -38,6 +40,43 @@ def test_answers_are_the_trained_model_s(finished: Workspace, runtime: Runtime) 
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_embedding_is_what_the_reference_profile_was_made_of(finished: Workspace, runtime: Runtime) -> None:
+    predictor = Predictor(finished.root / "models/trained", **finished.paths("encoder", "cache"))
+    profiler = Profiler.open(finished.params(), prepared=finished.root / "data/prepared", predictor=predictor)
+    rows = profiler.rows(runtime.tasks[0], "train")
+    texts = rows["text"].to_pylist()
+    profiled = profiler.inputs(rows)["embedding"].values
+    assert np.abs(runtime.embeddings(texts) - profiled).max() < 1e-5
+    assert np.abs(predictor.pooled(texts, rows["row_id"].to_pylist()) - profiled).max() > 1e-2
+    assert profiler.trunk == runtime.bundle.embedding_digest
+
+
+def test_a_retrained_task_over_the_same_session(runtime: Runtime, tmp_path: Path) -> None:
+    bundle = retrained(runtime.bundle, tmp_path / "new", task="topic")
+    before = runtime.predict(TEXTS)
+    assert runtime.can_take(bundle)
+    new = runtime.with_bundle(bundle)
+    new.check_golden()
+    answers, alone = new.predict(TEXTS), Runtime(bundle).predict(TEXTS)
+    for task in runtime.tasks:
+        for kind in ("probabilities", "values"):
+            was, now, loaded = (getattr(found[task.name], kind) for found in (before, answers, alone))
+            if was is not None:
+                assert np.array_equal(now, loaded)
+                assert np.array_equal(now, was) == (task.name != "topic")
+    assert {one.task.name: one.bundle_id for one in new.served}["topic"] == bundle.id
+    assert np.array_equal(runtime.predict(TEXTS)["topic"].probabilities, before["topic"].probabilities)
+    mixed = runtime.with_tasks_of(new, ["topic"])
+    assert np.array_equal(mixed.predict(TEXTS)["topic"].probabilities, answers["topic"].probabilities)
+
+
+def test_another_tokenizer_or_graph_needs_a_session_of_its_own(runtime: Runtime) -> None:
+    manifest = runtime.bundle.manifest
+    for changed in ({"max_tokens": 3}, {"graph": {"structure": "0"}}, {"files": {**manifest["files"], "x": "0"}}):
+        other = Bundle(runtime.bundle.folder, {**manifest, **changed})
+        assert runtime.can_take(other) == ("files" in changed)
 
 
 def test_temperature_and_thresholds_of_the_manifest_decide(finished: Workspace, tmp_path: Path) -> None:
@@ -102,7 +141,13 @@ def test_graph_is_the_contract_and_tells_nothing_of_this_machine(finished: Works
     }
     assert shapes["input_ids"] == shapes["attention_mask"] == ["rows", "tokens"]
     assert shapes["pair_row"] == shapes["pair_task"] == ["pairs"]
-    assert list(shapes) == ["input_ids", "attention_mask", "pair_row", "pair_task", "logits"]
+    assert [name for name in shapes if not name.startswith("bank.")] == [
+        "input_ids", "attention_mask", "pair_row", "pair_task", "logits", "embedding",
+    ]  # fmt: skip
+    assert not {value.name for value in model.graph.input if value.name.startswith("bank.")} - {
+        tensor.name for tensor in model.graph.initializer
+    }
+    assert shapes["embedding"][0] == "rows"
     text = (finished.bundle / "model.onnx").read_bytes()
     assert b".py" not in text and str(Path.home()).encode() not in text and b"site-packages" not in text
 

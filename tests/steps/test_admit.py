@@ -86,7 +86,8 @@ def test_what_belongs_to_test_rows_is_never_trained_on(work: Workspace) -> None:
     prepared = work.root / "data/prepared"
     [test, train] = [read_split(prepared, "topic", split).to_pylist() for split in ("test", "train")]
     thread_of = {split: row["group"].partition(":")[2] for split, row in (("test", test[0]), ("train", train[0]))}
-    rows = posts() + [
+    rows = [
+        *posts(),
         {"body": test[0]["text"].upper() + "!", "topic": test[0]["label"], "thread": "own"},  # the same text
         {"body": "wholly new words here", "topic": "law", "thread": "own"},  # the same thread as that text
         {"body": "a late answer", "topic": "law", "thread": thread_of["test"]},  # the same thread

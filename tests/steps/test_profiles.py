@@ -76,7 +76,7 @@ def test_the_bundle_holds_a_reference_of_each_task_bound_to_its_trunk(finished: 
     names = sorted(path.name for path in (bundle.folder / REFERENCE).iterdir())
     assert names == sorted([ENCODER, *bundle.manifest["tasks"]])
     assert f"{REFERENCE}/mood/profile.json" in bundle.manifest["files"]
-    trunk = bundle.manifest["trunk"]["trunk_sha256"]
+    trunk = bundle.embedding_digest
     prepared = read_manifest(finished.root / "data/prepared")["tasks"]["mood"]["splits"]
     rows = {split: part["rows"] for split, part in prepared.items()}
     parts = Profile.load(bundle.folder / REFERENCE / "mood", trunk=trunk).parts

@@ -113,7 +113,7 @@ def _check_that_layers_above_do_not_run(bundle: Bundle, folder: Path) -> None:
     onnx.save(poisoned, folder / "poisoned.onnx")
     runtime = Runtime(bundle)
     expected = runtime.predict(TEXTS, tasks=["mood"])["mood"].probabilities
-    runtime._session = open_session(folder / "poisoned.onnx", "CPUExecutionProvider", threads=1)
+    runtime.session = open_session(folder / "poisoned.onnx", "CPUExecutionProvider", threads=1)
     assert np.array_equal(runtime.predict(TEXTS, tasks=["mood"])["mood"].probabilities, expected)
     deep = runtime.predict(TEXTS, tasks=["mood", "grade"])
     assert np.isnan(deep["grade"].probabilities).all()

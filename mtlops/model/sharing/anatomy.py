@@ -21,6 +21,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Cut, Tensors
 from mtlops.model.encoders import Layer, Trunk
+from mtlops.model.pooling import mean
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -113,6 +114,11 @@ class Sharing:
         own = {name: tensor for name, tensor in shared.items() if not name.startswith("layers.")}
         x_BSH: Tensor = functional_call(self.trunk, own, (state, mask_BS), {"depth": 0, "cut": Cut.INPUT})
         return x_BSH
+
+    def embedding(self, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns the text vectors (B, H) that drift watches: the mean over tokens of the input of layer `depth`."""
+        vectors: Tensor = mean.pool(x_BSH, mask_BS)
+        return vectors
 
     def vector(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], task: str) -> Tensor:
         """Returns one task's pooled vectors (B, H) from the input of layer `depth`; layers above its end do not run."""

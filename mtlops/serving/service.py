@@ -1,0 +1,159 @@
+"""What answers, whatever protocol asked: the present runtime, the queue before it, metrics and the prediction log."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mtlops.serving.batching import Batcher
+from mtlops.serving.limits import Limits
+from mtlops.serving.log import Feedback, PredictionLog, Record
+from mtlops.serving.metrics import Metrics
+from mtlops.serving.questions import Answer, Question
+from mtlops.serving.refusal import Refusal
+from mtlops.serving.runtime import Runtime
+from mtlops.serving.trials import Trial
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served at a moment.
+
+    Attributes:
+        runtime: the champion's.
+        trial: a challenger that answers some requests, or only looks on.
+    """
+
+    runtime: Runtime
+    trial: Trial | None = None
+
+
+class Service:
+    """Answers questions.
+
+    Args:
+        batcher: computes.
+        limits: of a request.
+        metrics: counts.
+        log: keeps what was answered; None keeps nothing.
+        access_log: a line for each request goes to the log of the process.
+    """
+
+    def __init__(
+        self, batcher: Batcher, limits: Limits, *, metrics: Metrics, log: PredictionLog | None, access_log: bool = False
+    ) -> None:
+        self.limits, self.metrics = limits, metrics
+        self.is_draining = False
+        self._batcher, self._log, self._access_log = batcher, log, access_log
+        self._serving: Serving | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """A runtime whose golden outputs were reproduced is there, and the server is not stopping."""
+        return self._serving is not None and not self.is_draining
+
+    @property
+    def serving(self) -> Serving:
+        """What is served now. Raises Refusal while nothing is."""
+        if self._serving is None:
+            raise Refusal(503, "the model is not loaded yet. Ask again soon.", retry_after_seconds=1)
+        return self._serving
+
+    @property
+    def runtime(self) -> Runtime:
+        """The champion's runtime. Raises Refusal while there is none."""
+        return self.serving.runtime
+
+    def serve(self, serving: Serving) -> None:
+        """Serves this from now on; requests that were accepted before finish on what was served then."""
+        self._serving = serving
+        self.metrics.serving(serving.runtime)
+
+    def check_model(self, name: str, version: str = "") -> Runtime:
+        """Returns the runtime of a model. Raises Refusal when no such model or version is served."""
+        runtime = self.runtime
+        suite = str(runtime.bundle.manifest["suite"])
+        if name != suite:
+            raise Refusal(404, f"model {name!r} is not served here; {suite!r} is.")
+        if version and version != runtime.bundle_id:
+            raise Refusal(404, f"version {version!r} of model {suite!r} is not served; {runtime.bundle_id} is.")
+        return runtime
+
+    async def answer(self, ask: Callable[[Runtime], Question], *, name: str = "", version: str = "") -> "Answered":
+        """Returns the answer to a question.
+
+        Args:
+            ask: reads the request for the runtime that will answer it.
+            name: of the model; empty stands for the one that is served.
+            version: of the model; empty stands for the present one.
+
+        Raises:
+            Refusal: it is not answered.
+        """
+        started = time.perf_counter()
+        try:
+            serving = self.serving
+            runtime = self.check_model(name, version) if name else serving.runtime
+            asked = ask(runtime)
+        except Refusal as refusal:
+            self.metrics.refused(refusal.status)
+            raise
+        tasks = [runtime.tasks[position].name for position in asked.positions]
+        try:
+            answer = await self._compute(asked, serving.trial.choose(asked.id, runtime) if serving.trial else runtime)
+        except Refusal as refusal:
+            self.metrics.refused(refusal.status, tasks)
+            raise
+        seconds = time.perf_counter() - started
+        self.metrics.answered(answer, seconds)
+        self._keep(asked, answer, "champion")
+        if serving.trial is not None and serving.trial.looks_on and self._log is not None:
+            self._look_on(asked, serving.trial.challenger)
+        if self._access_log:
+            logger.info(
+                "request id=%s rows=%d tasks=%s ms=%.1f", asked.id, asked.num_rows, ",".join(tasks), seconds * 1000
+            )
+        return Answered(asked, answer)
+
+    def feedback(self, rows: list[Feedback]) -> None:
+        """Keeps late labels. Raises Refusal when no log is kept, or it has no room."""
+        if self._log is None:
+            raise Refusal(409, "no prediction log is kept here, so labels have no place. Start with --log URL.")
+        if not self._log.add_feedback(rows):
+            raise Refusal(429, "the log has no room now. Send the labels again later.", retry_after_seconds=5)
+
+    async def _compute(self, asked: Question, runtime: Runtime) -> Answer:
+        keeps = self._log is not None and runtime.has_embedding
+        future = self._batcher.submit(asked, runtime, with_embedding=asked.wants_embedding or keeps)
+        return await future
+
+    def _keep(self, asked: Question, answer: Answer, role: str) -> None:
+        if self._log is not None:
+            self._log.add(Record.of(asked, answer, role=role))
+
+    def _look_on(self, asked: Question, challenger: Runtime) -> None:
+        """The challenger answers too, for the log alone; nobody waits for it, and under load it is left out."""
+        try:
+            future = self._batcher.submit(asked, challenger, with_embedding=False)
+        except Refusal:
+            self.metrics.shadow_skipped.inc()
+            return
+
+        def keep(done: "asyncio.Future[Answer]") -> None:
+            if done.cancelled() or done.exception() is not None:
+                self.metrics.shadow_skipped.inc()
+            else:
+                self._keep(asked, done.result(), "shadow")
+
+        future.add_done_callback(keep)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with its answer."""
+
+    question: Question
+    answer: Answer

@@ -1,0 +1,61 @@
+"""Other bundles of the same trunk: what a retrained task gives, without the training."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from mtlops.bundle import Bundle, write_manifest
+from mtlops.data.tokenisation import Tokenizer
+from mtlops.export.graph import structure
+from mtlops.files import read_json, write_json
+from mtlops.serving import bank
+from mtlops.serving.runtime import golden_logits, open_session
+
+
+def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bundle:
+    """Writes a bundle whose adapter and head of one task are others: files, graph, golden outputs and hashes agree."""
+    shutil.copytree(bundle.folder, folder)
+    random = np.random.default_rng(seed)
+    for name in bank.TASK_FILES:
+        path = folder / "tasks" / task / name
+        tensors = {
+            n: (t + 0.1 * random.standard_normal(t.shape)).astype(np.float32) for n, t in load_file(path).items()
+        }
+        path.unlink()
+        save_file(tensors, path)
+    found = bank.stack([bank.task_tensors(Bundle(folder, bundle.manifest), t.name) for t in bundle.tasks])
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        if tensor.name in found:
+            tensor.CopyFrom(numpy_helper.from_array(found[tensor.name], tensor.name))
+    (folder / "model.onnx").unlink()
+    onnx.save(proto, folder / "model.onnx")
+    _write_golden(bundle, folder)
+    facts = {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")}
+    write_manifest(folder, {**facts, "graph": {"structure": structure(folder / "model.onnx")}})
+    return Bundle.open(folder)
+
+
+def with_wrong_golden(bundle: Bundle, folder: Path, *, row: int) -> Bundle:
+    """Writes a copy that does not reproduce one of its golden rows."""
+    shutil.copytree(bundle.folder, folder)
+    golden = read_json(folder / "golden.json", made_by="test")
+    golden["rows"][row]["logits"][bundle.tasks[0].name][0] += 0.01
+    (folder / "golden.json").unlink()
+    write_json(folder / "golden.json", golden)
+    write_manifest(folder, {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")})
+    return Bundle.open(folder)
+
+
+def _write_golden(bundle: Bundle, folder: Path) -> None:
+    session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=1)
+    tokenizer = Tokenizer(folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
+    texts = [row["text"] for row in bundle.golden()]
+    logits = golden_logits(session, tokenizer, bundle.tasks, texts)
+    (folder / "golden.json").unlink()
+    rows = [{"text": t, "logits": found} for t, found in zip(texts, logits, strict=True)]
+    write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
