@@ -77,7 +77,8 @@ def continuous_pipeline(image: str, *, accelerator: str = "") -> dsl.base_compon
         )
         exported.set_caching_options(False)
         made = {"bundle": exported.outputs["bundle"], "exported": exported.outputs["reports"]}
-        with dsl.If(judged.outputs["verdict"] == "PROMOTE", name="passed"):
+        # kfp.local finds the outputs of tasks for a condition inside another one only; on its own it would be false.
+        with dsl.If(registry != "", name="has-registry"), dsl.If(judged.outputs["verdict"] == "PROMOTE", name="passed"):
             promoted = promote(**made, judged=judged.outputs["reports"], registry=registry, reason=reason)
             place(promoted, "promote", image).set_caching_options(False)
         return Outputs(bundle=exported.outputs["bundle"], verdict=judged.outputs["verdict"])
