@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlops.cli_registry import add_registry_option
 from mtlops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 AddCommand = Callable[[Any, str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """Adds a command with the options that all commands share: (parsers, name, summary, what it runs)."""
 
-COMMANDS = ("admit",)
+COMMANDS = ("admit", "lineage")
 
 
 def add_commands(commands: Any, add: AddCommand) -> None:
     """Adds the commands to the parsers of the command line."""
     _add_admit(commands, add)
+    _add_lineage(commands, add)
 
 
 def _add_params(command: argparse.ArgumentParser) -> None:
@@ -67,6 +69,26 @@ def _admit(options: argparse.Namespace) -> None:
     for reason, count in done.rows_set_aside.items():
         print(f"  {count} set aside: {reason}")
     print(f"To keep it in later runs of `mtlops prepare`: data.labelled: [..., {done.folder}] in params.yaml")
+
+
+def _add_lineage(commands: Any, add: AddCommand) -> None:
+    command = add(commands, "lineage", "print where a bundle comes from, back to the first data", _lineage)
+    command.add_argument("bundle", help="its folder, or its id in the registry")
+    add_registry_option(command)
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from mtlops.ancestry import ancestry, lines
+    from mtlops.registry import Registry, registry_url
+
+    registry = Registry(registry_url(options.registry, beside=options.params))
+    path = Path(options.bundle)
+    chain = ancestry(registry, path if path.exists() else registry.find_id(options.bundle))
+    if options.json:
+        print(json.dumps([link.facts() for link in chain], ensure_ascii=False))
+        return
+    for line in lines(chain):
+        print(line)
 
 
 def add_update_options(command: argparse.ArgumentParser) -> None:

@@ -431,8 +431,9 @@ class Retrain(_Section):
     mix: Literal["all"] | Annotated[float, Field(ge=0)] = "all"
     """Which old training rows a task learns again beside those of its newest window: `all`, or so many for each new
     row, drawn by their hash; 0 takes none, and the task then forgets what it knew."""
-    start: Literal["fresh", "warm"] = "fresh"
-    """Whether a task starts from new tensors or from those of its parent."""
+    start: Literal["fresh", "warm"] = "warm"
+    """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
+    served as they are trained and need `fresh`."""
     reference: Literal["window", "all"] = "window"
     """What drift of a retrained task is measured against from then on: the rows of its newest window, since that is
     what production looks like now, or all rows of its splits."""

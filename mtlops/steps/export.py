@@ -208,7 +208,11 @@ def _manifest(
         "suite": params.suite.name,
         "created": _created(data["data_as_of"]),
         "code": {"version": __version__, "digest": code_digest()},
-        "data": {"manifest_sha256": sha256_file(prepared / "manifest.json"), "fingerprint": data["fingerprint"]},
+        "data": {
+            "manifest_sha256": sha256_file(prepared / "manifest.json"),
+            "fingerprint": data["fingerprint"],
+            "sources": {name: source["sha256"] for name, source in data["sources"].items()},
+        },
         "parent": update.parent.id if update else None,
         **({"lineage": asdict(update.lineage)} if update else {}),
         "sharing": model.model.sharing,

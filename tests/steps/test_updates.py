@@ -224,6 +224,24 @@ def test_an_update_is_promoted_once_and_only_over_its_parent(project: Project) -
     assert len(Registry(project.registry).history()) == 2
 
 
+def test_lineage_leads_back_to_the_first_data(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Bundle.open(project.work.bundle)
+    for name in (str(project.work.bundle), bundle.id[:8]):
+        assert main(["lineage", name, "--registry", project.registry, "--json"]) == 0
+        [newest, first] = json.loads(capsys.readouterr().out)
+        assert (newest["bundle"], newest["parent"], first["bundle"]) == (bundle.id, project.parent.id, first["bundle"])
+        assert (newest["retrained"], newest["windows"]["shift"]["alert"]) == ({"topic": "shift"}, "alert-7")
+        assert "topic, window shift" in newest["promotions"][0]["evidence"][0]
+        assert (first["bundle"], first["retrained"], first["promotions"][0]["reason"]) == (
+            project.parent.id, None, "the first"
+        )  # fmt: skip
+        assert set(first["data"]["sources"]) == {"data/sources/reviews.csv", "data/sources/posts.jsonl"}
+    assert main(["lineage", bundle.id, "--registry", project.registry]) == 0
+    text = capsys.readouterr().out
+    assert "retrained  topic on window shift" in text
+    assert f"<- {project.parent.id}" in text
+
+
 def test_the_command_line_admits_trains_judges_and_exports(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
