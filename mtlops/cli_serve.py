@@ -109,6 +109,10 @@ def _log(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="that wait; more are dropped (default 50000)",
     )
+    group.add_argument(
+        "--log-embeddings", type=_count, default=120, metavar="N",
+        help="rows a minute whose embedding is kept, for drift: each costs layers that nobody else needs (default 120)",
+    )  # fmt: skip
     group.add_argument("--access-log", action="store_true", help="a line for each request in the process's log")
 
 
@@ -181,6 +185,7 @@ def _options(options: argparse.Namespace) -> "Options":
             flush_rows=options.log_flush_rows, flush_seconds=options.log_flush_seconds,
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
+        embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,
         stop_seconds=options.stop_seconds,

@@ -413,6 +413,11 @@ class Drift(_Section):
     embedding_floor: float = Field(0.002, gt=0, lt=2)
     """A shift of the embeddings up to this squared maximum mean discrepancy (Gaussian kernel as wide as the median
     distance) is no drift."""
+    embedding: Literal["last", "cut"] = "last"
+    """Which vector of a text is watched, the mean over its tokens of: `last`, the frozen encoder's last layer, which
+    sees drift of meaning best and costs the layers above the cut once more for each text whose embedding is asked
+    for; `cut`, the lowest adapted layer, which costs nothing and sees about half as much. Where tasks train layers
+    together it is always `cut`."""
     bins: int = Field(10, ge=2, le=200)
     """Bins of a numeric column: quantiles of the reference."""
     min_rows: int = Field(50, ge=20)

@@ -27,7 +27,7 @@ PREDICTION_SCHEMA = pa.schema([
     pa.field("value", pa.float64()),                      # of a regression
     # Below: once per (request, row), on its first task; null on the others.
     pa.field("statistics", pa.map_(pa.string(), pa.float64())),  # `drift.columns.text_columns`, names without `text.`
-    pa.field("embedding", pa.list_(pa.float32())),        # the graph's output `embedding`
+    pa.field("embedding", pa.list_(pa.float32())),        # the graph's output `embedding`; of some rows only
     pa.field("text", pa.string()),                        # only where asked for
 ])  # fmt: skip
 

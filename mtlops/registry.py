@@ -369,8 +369,9 @@ class Registry:
                 )
             with atomic_path(path) as part:
                 part.write_bytes(content)
-        with atomic_path(folder / MANIFEST) as part:
-            part.write_bytes(raw)
+        if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != raw:
+            with atomic_path(folder / MANIFEST) as part:
+                part.write_bytes(raw)
         return Bundle(folder, manifest)
 
     def gc(self, *, keep: int = 5, grace_seconds: float = 24 * 3600, dry_run: bool = False) -> Collected:

@@ -1,6 +1,6 @@
 """The pairs graph: one encoder pass a row, then one light pass for each wanted (row, task) pair.
 
-Shape suffixes: B rows, S tokens, P pairs, T tasks, C widest task's outputs.
+Shape suffixes: B rows, S tokens, P pairs, E embedded rows, T tasks, C widest task's outputs.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ _PAGE = 4096
 _LARGE = 1 << 14
 _OUTPUT = ".output"
 
-INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task")
+INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task", "embed_row")
+"""The last one has a default: no row. An embedding costs layers that nobody else needs."""
 OUTPUTS = ("logits", "embedding")
 BANK = "bank."
 """Start of the names of adapters and heads, stacked over the tasks: `bank.layers_3_down`, `bank.head_weight`."""
@@ -40,10 +41,12 @@ class PairsGraph(nn.Module):
         trunk: the frozen encoder.
         pairs: what lies above the cut.
         tasks: the tensors of each task, in order of task positions.
+        embedding: which vector of a row is its embedding (`drift.embedding` of params.yaml).
     """
 
-    def __init__(self, trunk: Trunk, pairs: PairModel, tasks: list[Tensors]) -> None:
+    def __init__(self, trunk: Trunk, pairs: PairModel, *, tasks: list[Tensors], embedding: str) -> None:
         super().__init__()
+        self._embedding = embedding
         self.trunk, self.pairs = trunk, pairs
         self.bank = nn.Module()
         self._names = {}
@@ -52,17 +55,19 @@ class PairsGraph(nn.Module):
             self.bank.register_parameter(self._names[name], nn.Parameter(tensor, requires_grad=False))
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor, embed_row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Returns logits (P, C), columns beyond a task's outputs 0, and the rows' embeddings (B, H).
+        """Returns logits (P, C), columns beyond a task's outputs 0, and the embeddings (E, H) of some rows.
 
-        Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
+        Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64;
+        embed_row (E,) int64, the rows whose embedding is wanted.
         """
         state_BSV = self.trunk(input_ids, attention_mask, depth=self.pairs.depth, cut=self.pairs.cut)
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
-        return multitask.logits(pooled, picked), self.pairs.embedding(state_BSV, attention_mask)
+        some_ESV, mask_ES = state_BSV.index_select(0, embed_row), attention_mask.index_select(0, embed_row)
+        return multitask.logits(pooled, picked), self.pairs.embedding(some_ESV, mask_ES, layer=self._embedding)
 
 
 def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
@@ -78,7 +83,7 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
         weights: external data of another graph of this model in the same folder: what lies there is used, and no
             file of its own is written.
     """
-    rows, tokens, pairs = (torch.export.Dim(name, min=1) for name in ("rows", "tokens", "pairs"))
+    rows, tokens, pairs, embedded = (torch.export.Dim(n, min=1) for n in ("rows", "tokens", "pairs", "embedded"))
     with _quiet_exporter():
         program = torch.onnx.export(
             graph.eval(),
@@ -87,7 +92,7 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
             opset_version=opset,
             input_names=list(INPUTS),
             output_names=[f"{name}{_OUTPUT}" for name in OUTPUTS],
-            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}),
+            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}, {0: embedded}),
             verbose=False,
         )
     assert program is not None
@@ -193,9 +198,9 @@ def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
     return [t for t in tensors if not t.name.startswith(BANK) and len(t.raw_data) >= _LARGE]
 
 
-def _example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _example() -> tuple[Tensor, ...]:
     ids = torch.ones(2, 7, dtype=torch.int64)
-    return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0])
+    return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 0, 1])
 
 
 def _strip(proto: "onnx.ModelProto") -> None:
@@ -223,12 +228,13 @@ def _strip(proto: "onnx.ModelProto") -> None:
 
 
 def _open_bank(proto: "onnx.ModelProto") -> None:
-    """Declares adapters and heads as inputs with a default, so that a server can give others to a loaded graph.
+    """Gives the last input a default, and declares adapters and heads as such inputs, so that a server can give others.
 
     Sizes that depend on the tasks (how many, the widest bottleneck and head) are left open.
     """
-    from onnx import helper
+    from onnx import TensorProto, helper
 
+    proto.graph.initializer.append(helper.make_tensor(INPUTS[-1], TensorProto.INT64, [0], []))
     for tensor in _bank(proto):
         sizes = [f"{tensor.name}.{axis}" for axis in range(len(tensor.dims))]
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, sizes))

@@ -61,7 +61,7 @@ def _measure(
     mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
     input_ids = random.integers(0, graph.trunk.config.vocab_size, size=(rows, tokens)) * mask
     pair_row, pair_task = random.integers(0, rows, size=pairs), random.integers(0, num_tasks, size=pairs)
-    arrays = (input_ids, mask, pair_row, pair_task)
+    arrays = (input_ids, mask, pair_row, pair_task, random.integers(0, rows, size=rows))
     with torch.inference_mode():
         expected = [output.numpy() for output in graph(*map(torch.from_numpy, arrays))]
     answers = session.run(list(OUTPUTS), dict(zip(INPUTS, arrays, strict=True)))

@@ -34,11 +34,12 @@ class RowsGraph(nn.Module):
         self._rest = _register(self.rest, rest)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, pair_row: Tensor, pair_task: Tensor, embed_row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Returns logits (P, C), columns beyond a task's outputs 0, and the rows' embeddings (B, H).
+        """Returns logits (P, C), columns beyond a task's outputs 0, and the embeddings (E, H) of some rows.
 
-        Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64.
+        Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64;
+        embed_row (E,) int64, the rows whose embedding is wanted.
         """
         sharing = self._sharing
         x_BSH = self.trunk(input_ids, attention_mask, depth=sharing.depth, cut=sharing.cut)
@@ -47,7 +48,8 @@ class RowsGraph(nn.Module):
         vectors_EBH = sharing.vectors(x_BSH, attention_mask, rest, exit_P)
         heads = {name: getattr(self.bank, attribute) for name, attribute in self._heads.items()}
         logits_PC = multitask.logits(vectors_EBH[exit_P, pair_row], multitask.pick(heads, pair_task))
-        return logits_PC, sharing.embedding(x_BSH, attention_mask)
+        mask_ES = attention_mask.index_select(0, embed_row)
+        return logits_PC, sharing.embedding(x_BSH.index_select(0, embed_row), mask_ES)
 
 
 def _register(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:

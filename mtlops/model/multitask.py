@@ -86,9 +86,13 @@ class PairModel(nn.Module):
         pooled: Tensor = self.pooling.pool(x, mask_PS)
         return pooled
 
-    def embedding(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
-        """Returns the text vectors (B, H) that drift watches: the mean over tokens of what lies at the cut."""
-        vectors: Tensor = mean.pool(self.layers[0].settled(self.cut, state_BSV), mask_BS)
+    def embedding(self, state_BSV: Tensor, mask_BS: Tensor, *, layer: str) -> Tensor:
+        """Returns the text vectors (B, H) that drift watches: the mean over tokens of the frozen encoder.
+
+        `layer`: `last`, or `cut` for what lies there (`drift.embedding` of params.yaml).
+        """
+        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, state_BSV)
+        vectors: Tensor = mean.pool(x_BSH, mask_BS)
         return vectors
 
     def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:

@@ -154,23 +154,27 @@ class Backbone:
 
     @torch.inference_mode()
     def embeddings(self, row_ids: Sequence[str], *, shared: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """Returns the embeddings (N, H) of rows that `fill` has seen: the graph's output of that name."""
+        """Returns the embeddings (N, H) at the cut of rows that `fill` has seen."""
         common = {name: tensor.to(self.device) for name, tensor in shared.items()}
         result = np.empty((len(row_ids), self.above.hidden), dtype=np.float32)
         for rows in self._batches(row_ids):
             state, mask_BS = self.batch([row_ids[i] for i in rows])
             if isinstance(self.above, Sharing):
                 state = self.above.embed(state, mask_BS, common)
-            result[rows] = self.above.embedding(state, mask_BS).float().cpu().numpy()
+                vectors = self.above.embedding(state, mask_BS)
+            else:
+                vectors = self.above.embedding(state, mask_BS, layer="cut")
+            result[rows] = vectors.float().cpu().numpy()
         return result
 
-    def embedding_digest(self, shared: Mapping[str, Tensor]) -> str:
+    def embedding_digest(self, shared: Mapping[str, Tensor], *, layer: str) -> str:
         """Returns the sha256 of all that an embedding depends on beside its text.
 
         Two models with the same digest give a text the same embedding, whatever their tasks learned.
         """
-        parts = [self.facts["trunk_sha256"], self.facts["tokenizer_sha256"], self.tokenizer.max_tokens]
-        digest = hashlib.sha256("/".join(map(str, [*parts, self.above.depth, self.above.cut.name])).encode())
+        parts = [self.facts["trunk_sha256"], self.facts["tokenizer_sha256"], self.tokenizer.max_tokens, layer]
+        place = [self.above.depth, self.above.cut.name] if layer == "cut" else []
+        digest = hashlib.sha256("/".join(map(str, [*parts, *place])).encode())
         if self._reads_ids:
             for name in sorted(name for name in shared if not name.startswith("layers.")):
                 digest.update(name.encode() + shared[name].detach().cpu().numpy().tobytes())
@@ -268,15 +272,20 @@ class Predictor:
             return self.backbone.logits(row_ids, tensors)
         return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
 
-    def embeddings(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
+    def embedding_layer(self, wanted: str) -> str:
+        """Returns which of `last` and `cut` the embedding is taken from: always `cut` where tasks train layers."""
+        return wanted if self.model.model.sharing == "adapters" else "cut"
+
+    def embeddings(self, texts: Sequence[str], row_ids: Sequence[str], *, layer: str) -> NDArray[np.float32]:
         """Returns the vectors (N, H) float32 that drift watches: what serving returns as `embedding`."""
+        if layer == "last":
+            return self.pooled(texts, row_ids)
         self.backbone.fill(row_ids, texts)
         return self.backbone.embeddings(row_ids, shared=self.model.shared)
 
-    @property
-    def embedding_digest(self) -> str:
-        """What `embeddings` depends on beside the texts; embeddings of two models compare where it is the same."""
-        return self.backbone.embedding_digest(self.model.shared)
+    def embedding_digest(self, layer: str) -> str:
+        """Names what `embeddings` depends on beside the texts; those of two models compare where it is the same."""
+        return self.backbone.embedding_digest(self.model.shared, layer=layer)
 
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the trunk as it was before any training."""

@@ -171,20 +171,17 @@ class Batcher:
             self._observe(len(group))
             pair_row = [i for i, row in enumerate(group) for _ in row.work.question.positions]
             pair_task = [position for row in group for position in row.work.question.positions]
-            wants_embedding = any(row.work.with_embedding for row in group)
+            embed_row = [i for i, row in enumerate(group) if row.work.with_embedding]
             found, embeddings = group[0].work.runtime.compute(
-                [row.ids for row in group],
-                np.asarray(pair_row or [0], dtype=np.int64),
-                np.asarray(pair_task or [0], dtype=np.int64),
-                with_embedding=wants_embedding,
+                [row.ids for row in group], pair_row, pair_task, embed_row=embed_row
             )
+            for i, vector in zip(embed_row, embeddings, strict=True):
+                vectors[group[i].work][group[i].number] = vector
             at = 0
-            for i, row in enumerate(group):
+            for row in group:
                 count = len(row.work.question.positions)
                 logits[row.work][row.number] = found[at : at + count]
                 at += count
-                if row.work.with_embedding and embeddings is not None:
-                    vectors[row.work][row.number] = embeddings[i]
         for work in works:
             _succeed(work, _decoded(work, logits[work], vectors[work]))
 

@@ -19,6 +19,9 @@ GRPC_CODES: Mapping[int, str] = MappingProxyType({
 """The name of gRPC's status for each HTTP status that a refusal may have."""
 
 
+_LONGEST = 500
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """A request is not answered.
 
@@ -29,6 +32,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """
 
     def __init__(self, status: int, reason: str, *, retry_after_seconds: int | None = None) -> None:
+        reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
         super().__init__(reason)
         self.status, self.reason, self.retry_after_seconds = status, reason, retry_after_seconds
 

@@ -83,6 +83,7 @@ class Options:
         trial: a challenger.
         log_url: where the prediction log goes; None keeps none.
         log: how it is written.
+        embeddings_a_minute: rows whose embedding goes into the log.
         access_log: a line for each request.
         drain_seconds: from the signal to stop until no connection is taken any more.
         stop_seconds: that requests under way then have left.
@@ -102,6 +103,7 @@ class Options:
     trial: TrialSettings | None = None
     log_url: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
+    embeddings_a_minute: int = 120
     access_log: bool = False
     drain_seconds: float = 1.0
     stop_seconds: float = 30.0
@@ -152,7 +154,12 @@ class _Server:
             delay_seconds=options.batch_delay_seconds, observe=self._metrics.batch,
         )  # fmt: skip
         self._service = Service(
-            self._batcher, options.limits, metrics=self._metrics, log=self._log, access_log=options.access_log
+            self._batcher,
+            options.limits,
+            metrics=self._metrics,
+            log=self._log,
+            embeddings_a_minute=options.embeddings_a_minute,
+            access_log=options.access_log,
         )
         self._rest = Rest(self._service, token=security.token)
         self._follower: Follower | None = None

@@ -17,6 +17,8 @@ from mtlops.serving.trials import Trial
 
 logger = logging.getLogger(__name__)
 
+_MINUTE = 60.0
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -39,15 +41,24 @@ class Service:
         limits: of a request.
         metrics: counts.
         log: keeps what was answered; None keeps nothing.
+        embeddings_a_minute: rows whose embedding goes into the log; each costs more of the model.
         access_log: a line for each request goes to the log of the process.
     """
 
     def __init__(
-        self, batcher: Batcher, limits: Limits, *, metrics: Metrics, log: PredictionLog | None, access_log: bool = False
+        self,
+        batcher: Batcher,
+        limits: Limits,
+        *,
+        metrics: Metrics,
+        log: PredictionLog | None,
+        embeddings_a_minute: int = 0,
+        access_log: bool = False,
     ) -> None:
         self.limits, self.metrics = limits, metrics
         self.is_draining = False
         self._batcher, self._log, self._access_log = batcher, log, access_log
+        self._embeddings = _Budget(embeddings_a_minute)
         self._serving: Serving | None = None
 
     @property
@@ -126,7 +137,7 @@ class Service:
             raise Refusal(429, "the log has no room now. Send the labels again later.", retry_after_seconds=5)
 
     async def _compute(self, asked: Question, runtime: Runtime) -> Answer:
-        keeps = self._log is not None and runtime.has_embedding
+        keeps = self._log is not None and runtime.has_embedding and self._embeddings.take(asked.num_rows)
         future = self._batcher.submit(asked, runtime, with_embedding=asked.wants_embedding or keeps)
         return await future
 
@@ -149,6 +160,24 @@ class Service:
                 self._keep(asked, done.result(), "shadow")
 
         future.add_done_callback(keep)
+
+
+class _Budget:
+    """So many a minute, evenly: what was not used within a minute is lost, so that a rush cannot use it up later."""
+
+    def __init__(self, a_minute: int) -> None:
+        self._most = self._left = float(a_minute)
+        self._at = time.monotonic()
+
+    def take(self, number: int) -> bool:
+        """Returns whether there is room for a number, and if so takes it."""
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self._most / _MINUTE)
+        self._at = now
+        if number > self._left:
+            return False
+        self._left -= number
+        return True
 
 
 @dataclass(frozen=True)

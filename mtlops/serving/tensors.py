@@ -37,8 +37,9 @@ def check_head(name: Any, datatype: Any, shape: Any, *, most: int) -> tuple[str,
     """Returns name, datatype and shape of an input. Raises Refusal when they are malformed or too large."""
     if not isinstance(name, str) or not name:
         raise bad("inputs: every input needs a name (a string).")
-    if datatype != "BYTES" and datatype not in _INTEGERS:
-        raise bad(f"input {name!r}: datatype {datatype!r} is not taken. Send BYTES for texts, INT64 for token ids.")
+    if datatype != "BYTES" and datatype not in [*_INTEGERS]:
+        kind = _short(datatype)
+        raise bad(f"input {name!r}: datatype {kind} is not taken. Send BYTES for texts, INT64 for token ids.")
     sizes = shape if isinstance(shape, list | tuple) else []
     if not 1 <= len(sizes) <= _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
         raise bad(f"input {name!r}: shape must be 1 to {_MOST_DIMENSIONS} whole numbers, not {_short(shape)}.")

@@ -82,7 +82,7 @@ def export(
     decided = read_json(decision, made_by="mtlops evaluate")
     update = find_update(trained, prepared=prepared, registry=registry, cache=cache)
     _check_tasks_agree(update.retrained if update else [task.name for task in model.tasks], judged, evaluation)
-    graph = _graph(model, load_trunk(encoder))
+    graph = _graph(params, model, load_trunk(encoder))
     with atomic_folder(out) as folder:
         num_nodes = _write_graph(graph, folder, params, update)
         session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=0)
@@ -107,7 +107,7 @@ def export(
         card = write_card(params, evaluation=judged, decision=decided, encoder=model.encoder, parent=parent)
         write_text(folder / "card.md", card)
         facts = _manifest(folder, params, prepared, model, judged, decided, update)
-        write_manifest(folder, {**facts, **_graph_facts(folder, predictor)})
+        write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor)})
         if update is not None:
             check_taken_over(update, folder)
         runtime = Runtime(Bundle.open(folder))
@@ -161,10 +161,10 @@ def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedMod
         shutil.copyfile(source, target)
 
 
-def _graph(model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
+def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
     tensors = [model.tensors[task.name] for task in model.tasks]
     if model.model.sharing == "adapters":
-        return PairsGraph(trunk, PairModel(trunk, model.model), tensors)
+        return PairsGraph(trunk, PairModel(trunk, model.model), tasks=tensors, embedding=params.drift.embedding)
     return RowsGraph(make(trunk, model.model, [task.name for task in model.tasks]), model.shared, tensors)
 
 
@@ -255,11 +255,15 @@ def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None
     return facts
 
 
-def _graph_facts(folder: Path, predictor: Predictor) -> dict[str, Any]:
-    above, digest = predictor.backbone.above, predictor.embedding_digest
+def _graph_facts(folder: Path, params: Params, predictor: Predictor) -> dict[str, Any]:
+    layer = predictor.embedding_layer(params.drift.embedding)
     return {
         "graph": {"structure": structure(folder / "model.onnx")},
-        "embedding": {"width": above.hidden, "layer": above.depth, "cut": above.cut.name, "digest": digest},
+        "embedding": {
+            "width": predictor.backbone.above.hidden,
+            "layer": layer,
+            "digest": predictor.embedding_digest(layer),
+        },
     }
 
 

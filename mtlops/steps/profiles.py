@@ -50,6 +50,7 @@ class Profiler:
         tests: columns of the user to watch, each with its test.
         prepared: folder of prepared splits.
         predictor: the trained model.
+        layer: where the embedding is taken (`drift.embedding`).
     """
 
     tasks: tuple[Task, ...]
@@ -57,17 +58,19 @@ class Profiler:
     tests: Mapping[str, str]
     prepared: Path
     predictor: Predictor
+    layer: str
 
     @classmethod
     def open(cls, params: Params, *, prepared: Path, predictor: Predictor) -> "Profiler":
         """Returns a profiler of the suite that `params` describes."""
-        settings = Settings(**params.drift.model_dump(exclude={"columns"}))
-        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor)
+        settings = Settings(**params.drift.model_dump(exclude={"columns", "embedding"}))
+        layer = predictor.embedding_layer(params.drift.embedding)
+        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor, layer)
 
     @property
     def trunk(self) -> str:
         """Digest of what makes the embeddings: every profile is bound to it."""
-        return self.predictor.embedding_digest
+        return self.predictor.embedding_digest(self.layer)
 
     def rows(self, task: Task, *splits: str) -> pa.Table:
         """Returns the rows of some splits of a task; of a large split as many as the baselines learn from."""
@@ -80,7 +83,7 @@ class Profiler:
         return {
             **text_columns(texts, self.predictor.backbone.tokenizer.unknown_shares(texts)),
             **user_columns(table, self.tests),
-            **embedding_column(self.predictor.embeddings(texts, table["row_id"].to_pylist())),
+            **embedding_column(self.predictor.embeddings(texts, table["row_id"].to_pylist(), layer=self.layer)),
         }
 
     def outputs(self, task: Task, table: pa.Table) -> Outputs:

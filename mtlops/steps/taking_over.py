@@ -9,7 +9,7 @@ import numpy as np
 from mtlops.bundle import Bundle
 from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
-from mtlops.errors import ArtefactError
+from mtlops.errors import ArtefactError, UsageError
 from mtlops.model.predictor import Predictor
 from mtlops.params import Params
 from mtlops.serving.runtime import golden_logits, open_session
@@ -51,8 +51,15 @@ def write_update_references(params: Params, update: Update, predictor: Predictor
     """Writes the drift references of an update: new ones of its own tasks, the parent's of all others.
 
     Raises:
+        UsageError: drift is to watch other embeddings than the parent's graph gives.
         ArtefactError: a file is missing or damaged.
     """
+    before = update.parent.manifest["params"]["drift"].get("embedding")
+    if params.drift.embedding != before:
+        raise UsageError(
+            f"params.yaml: drift.embedding: is {params.drift.embedding!r}, the parent bundle {update.parent.id} has "
+            f"{before!r}, and an update keeps its graph. Use that, or export the whole suite."
+        )
     suite = params.only(update.retrained)
     source = update.mixed.window if params.retrain.reference == "window" else update.mixed.known
     for task in suite.tasks():

@@ -16,6 +16,7 @@ from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
 from mtlops.serving.runtime import Runtime, describe
+from mtlops.steps.export import export
 from mtlops.steps.profiles import Profiler
 from tests.serving.variants import retrained
 from tests.tiny_suite import Workspace
@@ -42,15 +43,28 @@ def test_answers_are_the_trained_model_s(finished: Workspace, runtime: Runtime) 
                 assert np.allclose(ours, theirs, atol=1e-4)
 
 
-def test_the_embedding_is_what_the_reference_profile_was_made_of(finished: Workspace, runtime: Runtime) -> None:
-    predictor = Predictor(finished.root / "models/trained", **finished.paths("encoder", "cache"))
-    profiler = Profiler.open(finished.params(), prepared=finished.root / "data/prepared", predictor=predictor)
+@pytest.mark.parametrize("layer", ["last", "cut"])
+def test_the_embedding_is_what_the_reference_profile_was_made_of(
+    finished: Workspace, tmp_path: Path, layer: str
+) -> None:
+    work = Workspace(Path(shutil.copytree(finished.root, tmp_path / "project")))
+    override = f"drift.embedding={layer}"
+    if layer != "last":
+        export(
+            work.params(override), **work.paths("prepared", "encoder", "trained", "cache", "evaluation", "decision"),
+            out=work.bundle, report=work.root / "export.json",
+        )  # fmt: skip
+    runtime = Runtime(Bundle.open(work.bundle))
+    predictor = Predictor(work.root / "models/trained", **work.paths("encoder", "cache"))
+    profiler = Profiler.open(work.params(override), prepared=work.root / "data/prepared", predictor=predictor)
     rows = profiler.rows(runtime.tasks[0], "train")
     texts = rows["text"].to_pylist()
     profiled = profiler.inputs(rows)["embedding"].values
     assert np.abs(runtime.embeddings(texts) - profiled).max() < 1e-5
-    assert np.abs(predictor.pooled(texts, rows["row_id"].to_pylist()) - profiled).max() > 1e-2
+    last = predictor.pooled(texts, rows["row_id"].to_pylist())
+    assert (np.abs(last - profiled).max() < 1e-5) == (layer == "last")
     assert profiler.trunk == runtime.bundle.embedding_digest
+    assert (runtime.bundle.embedding_digest == Bundle.open(finished.bundle).embedding_digest) == (layer == "last")
 
 
 def test_a_retrained_task_over_the_same_session(runtime: Runtime, tmp_path: Path) -> None:
@@ -142,12 +156,12 @@ def test_graph_is_the_contract_and_tells_nothing_of_this_machine(finished: Works
     assert shapes["input_ids"] == shapes["attention_mask"] == ["rows", "tokens"]
     assert shapes["pair_row"] == shapes["pair_task"] == ["pairs"]
     assert [name for name in shapes if not name.startswith("bank.")] == [
-        "input_ids", "attention_mask", "pair_row", "pair_task", "logits", "embedding",
+        "input_ids", "attention_mask", "pair_row", "pair_task", "embed_row", "logits", "embedding",
     ]  # fmt: skip
     assert not {value.name for value in model.graph.input if value.name.startswith("bank.")} - {
         tensor.name for tensor in model.graph.initializer
     }
-    assert shapes["embedding"][0] == "rows"
+    assert shapes["embedding"][0] == shapes["embed_row"][0] == "embedded"
     text = (finished.bundle / "model.onnx").read_bytes()
     assert b".py" not in text and str(Path.home()).encode() not in text and b"site-packages" not in text
 

@@ -41,9 +41,10 @@ def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bund
 
 
 def with_wrong_golden(bundle: Bundle, folder: Path, *, row: int) -> Bundle:
-    """Writes a copy that does not reproduce one of its golden rows."""
+    """Writes a copy that does not reproduce one of its golden rows: the shortest is row 0, the longest -1."""
     shutil.copytree(bundle.folder, folder)
     golden = read_json(folder / "golden.json", made_by="test")
+    golden["rows"].sort(key=lambda found: len(found["text"]))
     golden["rows"][row]["logits"][bundle.tasks[0].name][0] += 0.01
     (folder / "golden.json").unlink()
     write_json(folder / "golden.json", golden)

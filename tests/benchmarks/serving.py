@@ -1,0 +1,233 @@
+"""What serving costs, beside what it replaces: `python -m tests.benchmarks.serving --suite . [--bundle DIR]`.
+
+Interleaved: every repetition runs each contestant once on the same batches; a ratio is the median over repetitions of
+the ratio within one, with its lowest and highest in brackets. CPU seconds of the process, one thread.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlops.bundle import Bundle
+from mtlops.data.prepared import read_split
+from mtlops.data.tokenisation import pad
+from mtlops.registry import Registry
+from mtlops.serving import bank
+from mtlops.serving.runtime import Runtime, embed, open_session, run
+from tests.benchmarks.page import machine, table, write_part
+from tests.serving.processes import Server, serving
+from tests.serving.variants import retrained
+from tests.tiny_suite import make_workspace, run_all
+
+_TEXTS = 64
+_REPETITIONS = 5
+_REQUESTS = 2_000
+_SWAPS = 12
+
+
+def main() -> None:
+    """Measures, and writes the part `serving` of docs/benchmarks.md."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--suite", type=Path, default=Path(), help="a project in which every step has run")
+    parser.add_argument("--bundle", type=Path, help="default: models/candidate of the suite")
+    options = parser.parse_args()
+    bundle = Bundle.open(options.bundle or options.suite / "models/candidate")
+    texts = _texts(options.suite / "data/prepared", bundle)
+    lines = [
+        "## Serving",
+        "",
+        "`OMP_NUM_THREADS=1 python -m tests.benchmarks.serving --suite .`",
+        f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
+        f"{_median_tokens(bundle, texts):.0f} tokens. Adapters begin in layer {_depth(bundle)} of {_layers(bundle)}.",
+        f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
+        "tests' tiny model, and without its passes.",
+        "",
+        *model(options.suite, bundle, texts),
+        "",
+        *server(bundle, texts),
+    ]
+    write_part("serving", lines)
+    print("\n".join(lines))
+
+
+def model(suite: Path, bundle: Bundle, texts: Sequence[str]) -> list[str]:
+    """All tasks in one graph against a session a task and against the bare encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        one_task = _export_one_task(suite, Path(folder))
+        sessions = [open_session(one_task, "CPUExecutionProvider", threads=1) for _ in bundle.tasks]
+        runtime = Runtime(bundle, threads=1)
+        banks = [bank.stack([served.tensors]) for served in runtime.served]
+        rows: list[list[object]] = []
+        for size in (1, 8):
+            batches = _batches(runtime, texts, size)
+
+            def each_alone(batches: list[Any] = batches) -> None:
+                for batch in batches:
+                    for session, own in zip(sessions, banks, strict=True):
+                        run(session, *batch, [0], bank=own)
+
+            def together(batches: list[Any] = batches) -> None:
+                for batch in batches:
+                    run(runtime.session, *batch, range(len(bundle.tasks)), bank=runtime.bank)
+
+            def one(batches: list[Any] = batches) -> None:
+                for batch in batches:
+                    run(runtime.session, *batch, [0], bank=runtime.bank)
+
+            def encoder(batches: list[Any] = batches) -> None:
+                for batch in batches:
+                    embed(runtime.session, *batch)
+
+            contestants = {
+                f"{len(bundle.tasks)} sessions, one a task": each_alone,
+                f"one graph, {len(bundle.tasks)} tasks": together,
+                "one graph, one task": one,
+                "the bare encoder": encoder,
+            }
+            rows += _compare(contestants, size=size, num_texts=len(texts))
+    return ["### The model", "", *table(["rows", "what", "CPU ms a text", "CPU of the sessions over its own"], rows)]
+
+
+def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
+    """What the server adds to the model, and how long a swap takes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        registry = Registry(folder / "registry")
+        other = retrained(bundle, folder / "other", task=bundle.tasks[-1].name)
+        ids = [registry.publish(bundle.folder), registry.publish(other.folder)]
+        registry.promote(ids[0], expect=None, by="benchmark", reason="benchmark")
+        options = ("--workers", "1", "--poll-seconds", "0.01", "--drain-seconds", "0", "--batch-rows", "1")
+        started = time.perf_counter()
+        with serving(folder / "server", "--registry", registry.url, *options) as running:
+            seconds = time.perf_counter() - started
+            swap_ms = _swaps(running, registry, ids)
+            memory = _memory_mb(running)
+        around = _around_tiny(folder)
+    rows = [
+        ["CPU ms of a request around the model (HTTP, queue, tokens, decoding, JSON)", round(around, 2)],
+        [f"swap of one task, pointer seen to new answers, mean of {_SWAPS}, ms", round(swap_ms, 1)],
+        ["start until ready, hashing and golden rows included, s", round(seconds, 2)],
+        ["peak memory, MB", round(memory)],
+    ]
+    return ["### The server", "", *table(["what", "measured"], rows)]
+
+
+def _compare(contestants: Mapping[str, Callable[[], None]], *, size: int, num_texts: int) -> list[list[object]]:
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repetition in range(_REPETITIONS + 1):
+        for name, work in contestants.items():
+            started = time.process_time()
+            work()
+            if repetition:
+                seconds[name].append(time.process_time() - started)
+    first = next(iter(seconds.values()))
+    rows: list[list[object]] = []
+    for name, found in seconds.items():
+        ratios = [a / b for a, b in zip(first, found, strict=True)]
+        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        rows.append([size, name, round(1000 * statistics.median(found) / num_texts, 2), ratio])
+    return rows
+
+
+def _around_tiny(folder: Path) -> float:
+    (folder / "tiny").mkdir()
+    work = make_workspace(folder / "tiny")
+    run_all(work)
+    bundle = Bundle.open(work.bundle)
+    with serving(folder / "tiny-server", "--bundle", str(work.bundle), "--workers", "1") as running:
+        return statistics.median(_around(running, bundle, ["a fine film", "the law"]) for _ in range(3))
+
+
+def _around(running: Server, bundle: Bundle, texts: Sequence[str]) -> float:
+    """CPU of the server process a request, less that of the graph alone on the same rows."""
+    runtime = Runtime(bundle, threads=1)
+    asked = [texts[i % len(texts)] for i in range(_REQUESTS)]
+    url = f"{running.url()}/v2/models/{bundle.manifest['suite']}/infer"
+    bodies = [
+        json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}).encode()
+        for text in asked
+    ]
+    batches = [batch for text in asked for batch in _batches(runtime, [text], 1)]
+    connection = http.client.HTTPConnection("127.0.0.1", running.ports["rest"])
+    before = _cpu_seconds(running)
+    for body in bodies:
+        connection.request("POST", url.partition(str(running.ports["rest"]))[2], body)
+        response = connection.getresponse()
+        assert response.status == 200
+        response.read()
+    with_server = _cpu_seconds(running) - before
+    connection.close()
+    before = time.process_time()
+    for batch in batches:
+        run(runtime.session, *batch, range(len(bundle.tasks)), bank=runtime.bank)
+    return 1000 * (with_server - (time.process_time() - before)) / _REQUESTS
+
+
+def _swaps(running: Server, registry: Registry, ids: Sequence[str]) -> float:
+    for number in range(_SWAPS):
+        new, old = ids[(number + 1) % 2], ids[number % 2]
+        registry.promote(new, expect=old, by="benchmark", reason="benchmark")
+        while running.get("/status", "admin")[1]["last_swap"].get("bundle") != new:
+            time.sleep(0.02)
+    total = running.metric("mtlops_swap_duration_seconds_sum")
+    assert running.metric('mtlops_swap_total{outcome="swapped"}') == _SWAPS
+    return 1000 * total / running.metric("mtlops_swap_duration_seconds_count")
+
+
+def _export_one_task(suite: Path, folder: Path) -> Path:
+    from mtlops.export.graph import PairsGraph, write_onnx
+    from mtlops.model.encoders import load_trunk
+    from mtlops.model.multitask import PairModel
+    from mtlops.model.trained import load_model
+
+    model, trunk = load_model(suite / "models/trained"), load_trunk(suite / "data/encoder")
+    tensors = model.tensors[model.tasks[0].name]
+    graph = PairsGraph(trunk, PairModel(trunk, model.model), tasks=[tensors], embedding="cut")
+    write_onnx(graph, folder / "one.onnx", opset=20)
+    return folder / "one.onnx"
+
+
+def _texts(prepared: Path, bundle: Bundle) -> list[str]:
+    of_task = [read_split(prepared, task.name, "test")["text"].to_pylist() for task in bundle.tasks]
+    share = _TEXTS // len(of_task)
+    return [text for texts in of_task for text in texts[:: max(1, len(texts) // share)][:share]]
+
+
+def _batches(runtime: Runtime, texts: Sequence[str], size: int) -> list[tuple[Any, Any]]:
+    ids = sorted(runtime.tokenizer.ids(texts), key=len)
+    return [pad(ids[i : i + size], pad_id=runtime.tokenizer.pad_id) for i in range(0, len(ids), size)]
+
+
+def _median_tokens(bundle: Bundle, texts: Sequence[str]) -> float:
+    return float(np.median([len(ids) for ids in Runtime(bundle, threads=1).tokenizer.ids(texts)]))
+
+
+def _depth(bundle: Bundle) -> int:
+    return int(bundle.manifest["params"]["model"]["adapter_drop"])
+
+
+def _layers(bundle: Bundle) -> int:
+    return int(json.loads((bundle.folder / "trunk/config.json").read_text())["num_hidden_layers"])
+
+
+def _cpu_seconds(running: Server) -> float:
+    fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_mb(running: Server) -> float:
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
