@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 AddCommand = Callable[[Any, str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """Adds a command with the options that all commands share: (parsers, name, summary, what it runs)."""
 
-COMMANDS = ("admit", "lineage")
+COMMANDS = ("admit", "label-queue", "lineage")
 
 
 def add_commands(commands: Any, add: AddCommand) -> None:
     """Adds the commands to the parsers of the command line."""
     _add_admit(commands, add)
+    _add_label_queue(commands, add)
     _add_lineage(commands, add)
 
 
@@ -69,6 +71,63 @@ def _admit(options: argparse.Namespace) -> None:
     for reason, count in done.rows_set_aside.items():
         print(f"  {count} set aside: {reason}")
     print(f"To keep it in later runs of `mtlops prepare`: data.labelled: [..., {done.folder}] in params.yaml")
+
+
+def _add_label_queue(commands: Any, add: AddCommand) -> None:
+    summary = "write the production rows whose labels would help a task most, or take the labels back"
+    command = add(commands, "label-queue", summary, _label_queue)
+    command.add_argument("--task", required=True, metavar="NAME", help="task to label for")
+    command.add_argument("--log", default="", metavar="URL", help="prediction log that keeps texts")
+    command.add_argument("--table", type=Path, metavar="FILE", help="or a file with texts")
+    command.add_argument("--since", type=_time, metavar="TIME", help="only rows of the log from this ISO time on")
+    command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to ask")
+    command.add_argument("--rows", type=int, default=100, metavar="N", help="how many rows to write (default: 100)")
+    command.add_argument(
+        "--random-share", type=float, default=0.3, metavar="SHARE",
+        help="share of them that is drawn at random and becomes the window's test (default: 0.3)",
+    )  # fmt: skip
+    command.add_argument(
+        "--candidates", type=int, default=1000, metavar="N", help="rows that are looked at (default: 1000)"
+    )
+    command.add_argument("--prepared", type=Path, default=Path("data/prepared"), metavar="DIR", help="labelled so far")
+    command.add_argument("--answers", type=Path, metavar="FILE", help="a queue that came back with labels")
+    command.add_argument("--out", type=Path, metavar="FILE", help="queue, or with --answers the window, to write")
+    _add_params(command)
+
+
+def _label_queue(options: argparse.Namespace) -> None:
+    from mtlops.params import read_params
+    from mtlops.steps.label_queue import fill_queue, take_answers
+
+    params = read_params(options.params, overrides=options.overrides)
+    if options.rows < 1 or options.candidates < 1 or not 0 <= options.random_share <= 1:
+        raise UsageError("label-queue: --rows and --candidates must be at least 1, --random-share between 0 and 1.")
+    if options.answers:
+        back = take_answers(params, task=options.task, answers=options.answers, out=options.out or Path("window.csv"))
+        if options.json:
+            print(json.dumps(dataclasses.asdict(back), ensure_ascii=False))
+            return
+        counts = ", ".join(f"{count} {name}" for name, count in back.labels.items())
+        print(f"{back.path}: {counts}; {back.unlabelled} rows without a label")
+        print(f"Next: mtlops train --tasks {options.task} --from registry --window {back.path}")
+        return
+    made = fill_queue(
+        params, task=options.task, bundle=options.bundle, log=options.log, table=options.table, since=options.since,
+        rows=options.rows, random_share=options.random_share, most_candidates=options.candidates,
+        prepared=options.prepared, out=options.out or Path("queue.csv"),
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(dataclasses.asdict(made), ensure_ascii=False))
+        return
+    rows = ", ".join(f"{count} {purpose}" for purpose, count in made.rows.items())
+    print(f"{made.path}: {rows}, of {made.candidates} candidates")
+    for why, count in made.left_out.items():
+        print(f"  {count} rows left out: {why}")
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _add_lineage(commands: Any, add: AddCommand) -> None:

@@ -15,6 +15,9 @@ from mtlops.errors import DataError, UsageError
 from mtlops.files import sha256_file
 from mtlops.params import Inputs, Params
 
+QUEUE_SPLIT = "queue_split"
+"""Column of a labelled window that says which rows train and which test, where the queue of rows decided it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -104,12 +107,19 @@ def load_window(params: Params, path: Path, *, tasks: tuple[str, ...]) -> Source
     return source
 
 
+def window_text_column(params: Params, task: str) -> str:
+    """Returns the column of a labelled window that holds the texts."""
+    return "text" if params.suite.tasks[task].source in catalog.DATASETS else params.inputs(task).text
+
+
 def _window_inputs(params: Params, task: str, columns: Mapping[str, Sequence[Any]]) -> Inputs:
     if params.suite.tasks[task].source not in catalog.DATASETS:
         own = params.inputs(task)
         # Whoever labels rows need not know their group, time or split.
-        return own.model_copy(update={k: None for k, v in own.model_dump().items() if k != "text" and v not in columns})
-    return Inputs(text="text", **{key: key for key in ("group", "timestamp") if key in columns})
+        known = {k: v for k, v in own.model_dump().items() if k == "text" or v in columns}
+    else:
+        known = {"text": "text", **{key: key for key in ("group", "timestamp") if key in columns}}
+    return Inputs(**known | ({"split": QUEUE_SPLIT} if QUEUE_SPLIT in columns else {}))
 
 
 def _built_in(params: Params, name: str, tasks: tuple[str, ...], raw: Path) -> Source:

@@ -10,8 +10,9 @@ density       how close a row lies to the other candidates: doubts about a crowd
 drift         the share of that closeness among candidates in the closeness to candidates and reference together: 0.5
               where production looks as before, towards 1 where it does not
 
-Rows are then taken one by one, each the most useful once what lies close to those already taken counts less, so that the
-queue does not hold one question many times over. (Greedy, as maximal marginal relevance: Carbonell and Goldstein 1998.)
+Rows are then taken one by one, each the most useful once what lies close to those already taken counts less, so that
+the queue does not hold one question many times over. (Greedy, as maximal marginal relevance: Carbonell and Goldstein
+1998.)
 """
 
 from dataclasses import dataclass
