@@ -536,3 +536,25 @@ def test_registry_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(PlatformError, match="file/history: cannot be read: Not a directory"):
         Registry(tmp_path / "file").champion()
+
+
+def test_some_files_of_a_bundle_are_fetched_and_checked(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    one = publish(registry, tmp_path)
+    names = ["golden.json", "tasks/topic/head.safetensors"]
+    for _ in range(2):
+        found = registry.fetch_files(one, names, tmp_path / "cache")
+        files = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()}
+        assert files == {"manifest.json", *names} and found.id == one
+        assert sha256_file(found.folder / names[1]) == found.manifest["files"][names[1]]
+        (found.folder / names[1]).write_bytes(b"damaged")
+    with pytest.raises(ArtefactError, match="missing or damaged"):
+        registry.fetch_files(one, ["no-such-file"], tmp_path / "cache")
+
+
+def test_the_pointer_is_what_champion_json_says(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    assert registry.pointer() is None
+    one = publish(registry, tmp_path)
+    registry.promote(one, expect=None, by="test", reason="test")
+    assert json.loads(registry.pointer() or b"")["bundle_id"] == one

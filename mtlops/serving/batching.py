@@ -66,6 +66,9 @@ class Batcher:
         batch_rows: rows that are computed together at most.
         delay_seconds: that a thread waits for more rows before it computes fewer; 0 waits for nothing.
         observe: is told the number of rows of each pass.
+
+    Attributes:
+        threads: those that compute.
     """
 
     def __init__(
@@ -84,8 +87,8 @@ class Batcher:
         self._idle = 0
         self._is_open = True
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, name=f"model-{i}", daemon=True) for i in range(threads)]
-        for thread in self._threads:
+        self.threads = [threading.Thread(target=self._work, name=f"model-{i}", daemon=True) for i in range(threads)]
+        for thread in self.threads:
             thread.start()
 
     @property
@@ -119,7 +122,7 @@ class Batcher:
         with self._changed:
             self._is_open = False
             self._changed.notify_all()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join()
 
     def _work(self) -> None:
@@ -140,24 +143,35 @@ class Batcher:
     def _take(self) -> list[Work]:
         """Waits for work and takes the thread's share of it, the oldest first, all of one runtime; none at the end."""
         with self._changed:
-            self._idle += 1
-            while not self._waiting and self._is_open:
-                self._changed.wait()
-            if self._delay_seconds and self._waiting:
-                until = self._waiting[0].arrived + self._delay_seconds
-                while self._num_rows < self._batch_rows and self._is_open and (left := until - time.monotonic()) > 0:
-                    self._changed.wait(left)
-            self._idle -= 1
-            share = min(self._batch_rows, -(-self._num_rows // (self._idle + 1)))
-            taken: list[Work] = []
-            rows = 0
-            while self._waiting and (not taken or self._fits(taken[0], rows, share)):
-                taken.append(self._waiting.popleft())
-                rows += taken[-1].question.num_rows
-            self._num_rows -= rows
-            if self._waiting:
-                self._changed.notify()
-            return taken
+            while True:
+                self._idle += 1
+                self._wait()
+                self._idle -= 1
+                if self._waiting:
+                    return self._share()
+                if not self._is_open:
+                    return []
+
+    def _wait(self) -> None:
+        """Waits for work, and then for more of it if it may; meanwhile another thread can take it all."""
+        while not self._waiting and self._is_open:
+            self._changed.wait()
+        if self._delay_seconds and self._waiting:
+            until = self._waiting[0].arrived + self._delay_seconds
+            while self._num_rows < self._batch_rows and self._is_open and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _share(self) -> list[Work]:
+        share = min(self._batch_rows, -(-self._num_rows // (self._idle + 1)))
+        taken = [self._waiting.popleft()]
+        rows = taken[0].question.num_rows
+        while self._waiting and self._fits(taken[0], rows, share):
+            taken.append(self._waiting.popleft())
+            rows += taken[-1].question.num_rows
+        self._num_rows -= rows
+        if self._waiting:
+            self._changed.notify()
+        return taken
 
     def _fits(self, first: Work, rows: int, share: int) -> bool:
         following = self._waiting[0]

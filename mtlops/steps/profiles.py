@@ -207,6 +207,9 @@ def _against_champion(
     if comparison == "new" or not folder.exists():
         logger.info("task=%s drift.reference=none reason=the champion has no reference for it", task.name)
         return {}
+    if "embedding" not in champion.runtime.bundle.manifest:
+        logger.info("task=%s drift.reference=none reason=the champion was exported by an earlier mtlops", task.name)
+        return {}
     trunk = champion.runtime.bundle.embedding_digest
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:

@@ -57,6 +57,22 @@ def test_mixed_requests_get_their_own_answers(runtime: Runtime) -> None:
     assert sum(sizes) == sum(one.num_rows for one in asked) and max(sizes) <= 4
 
 
+def test_a_thread_that_waited_for_more_and_found_nothing_goes_on(runtime: Runtime) -> None:
+    sizes: list[int] = []
+    batcher = Batcher(LIMITS, threads=3, batch_rows=4, delay_seconds=0.01, observe=sizes.append)
+
+    async def one_after_the_other() -> None:
+        for _ in range(20):
+            futures = [batcher.submit(question("a"), runtime, with_embedding=False) for _ in range(3)]
+            await asyncio.gather(*futures)
+
+    asyncio.run(one_after_the_other())
+    assert all(thread.is_alive() for thread in batcher.threads)
+    assert sum(sizes) == 60 and max(sizes) >= 2
+    batcher.close()
+    assert not any(thread.is_alive() for thread in batcher.threads)
+
+
 def test_only_the_embedding_can_be_asked_for(runtime: Runtime) -> None:
     batcher = Batcher(LIMITS, threads=1, batch_rows=4)
     (answer,) = asyncio.run(answers(batcher, runtime, [question("a film", positions=())]))

@@ -149,3 +149,8 @@ def test_nothing_is_answered_before_a_model_is_there() -> None:
     assert asyncio.run(ask(rest.application, "GET", "/v2/health/live")).status == 200
     assert asyncio.run(ask(rest.application, "GET", "/v2/health/ready")).status == 503
     batcher.close()
+
+
+@pytest.mark.e2e
+def test_10_000_more(rest: Rest) -> None:
+    assert run(rest.application, f"{MODEL}/infer", range(1_000, 11_000))[400] > 7_000

@@ -3,11 +3,15 @@
 import http.client
 import json
 import os
+import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,8 +155,6 @@ def infer(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(server: Server, path: str, body: Any, status: int, reason: str) -> None:
-    import re
-
     found, answer = server.post(path, body)
     assert found == status, answer
     assert re.search(reason, answer["error"])
@@ -229,6 +231,47 @@ def test_a_token_is_asked_for_everywhere_but_for_health(finished: Workspace, tmp
             with pytest.raises(InferenceServerException, match="bearer token"):
                 triton.get_server_metadata()
             triton.get_server_metadata(headers={"authorization": "Bearer secret-word"})
+
+
+def make_certificates(folder: Path) -> None:
+    """A certificate authority, and a server's and a client's certificate of it."""
+    short = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    openssl("req", "-x509", *short, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl("req", *short, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2"]
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+
+
+def test_tls_with_certificates_of_clients(finished: Workspace, tmp_path: Path) -> None:
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    make_certificates(tmp_path)
+    options = [f"--tls-{name}={tmp_path / file}" for name, file in (
+        ("cert", "server.pem"), ("key", "server.key"), ("client-ca", "ca.pem"),
+    )]  # fmt: skip
+    with serving(tmp_path, "--bundle", str(finished.bundle), *options) as server:
+        url = f"{server.url(scheme='https')}/v2/health/ready"
+        stranger = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        with pytest.raises((urllib.error.URLError, ssl.SSLError, OSError)):
+            urllib.request.urlopen(url, context=stranger)
+        known = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        known.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+        with urllib.request.urlopen(url, context=known) as response:
+            assert response.status == 200
+        ca, key, own = ((tmp_path / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
+        address = f"127.0.0.1:{server.ports['grpc']}"
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, own)) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert stub.ServerReady(service_pb2.ServerReadyRequest()).ready
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca)) as channel, pytest.raises(grpc.RpcError):
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerReady(service_pb2.ServerReadyRequest(), timeout=5)
 
 
 def test_every_answer_is_in_the_log_and_a_kill_loses_only_what_was_not_flushed(

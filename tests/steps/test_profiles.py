@@ -140,6 +140,9 @@ def test_a_champion_without_references_or_with_other_classes_is_compared_as_far_
     drift = measure_drift(found, champion=with_bundle(champion, folder), answers={})
     assert drift["mood"]["reference"] == []
     assert [cell["kind"] for cell in drift["topic"]["reference"]] == ["input", "embedding"]
+    manifest = {k: v for k, v in champion.runtime.bundle.manifest.items() if k not in ("embedding", "graph")}
+    earlier = replace(champion, runtime=Runtime(Bundle(finished.bundle, manifest), threads=1))
+    assert measure_drift(found, champion=earlier, answers={})["topic"]["reference"] == []
 
 
 def test_columns_of_the_user_are_watched_or_refused(finished: Workspace, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""The prediction log's writer: bounded, counted, whole files, patient with a storage that fails."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mtlops.bundle import Bundle
+from mtlops.prediction_log import FEEDBACK_SCHEMA, PREDICTION_SCHEMA
+from mtlops.serving.log import Feedback, PredictionLog, Record, Settings
+from mtlops.serving.runtime import Runtime
+from tests.tiny_suite import Workspace
+
+TEXTS = ["a film", "the law & the court", "phone"]
+
+
+@pytest.fixture(scope="module")
+def runtime(finished: Workspace) -> Runtime:
+    return Runtime(Bundle.open(finished.bundle), threads=1)
+
+
+def record(runtime: Runtime, number: int, *, role: str = "champion", with_texts: bool = True) -> Record:
+    outputs = runtime.predict(TEXTS)
+    texts = TEXTS if with_texts else None
+    now = datetime(2026, 11, 22, 23, 59, 59, 7, tzinfo=UTC)
+    return Record(now, f"r{number}", role, runtime, outputs, texts, runtime.embeddings(TEXTS), 15)
+
+
+def files(folder: Path, table: str = "predictions") -> list[Path]:
+    return sorted((folder / table).rglob("*.parquet"), key=lambda path: path.name)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_rows_are_one_a_request_row_and_task(runtime: Runtime, tmp_path: Path) -> None:
+    log = PredictionLog(str(tmp_path), Settings(with_text=True))
+    assert log.add(record(runtime, 0)) and log.add(record(runtime, 1, role="shadow"))
+    assert log.add(record(runtime, 2, with_texts=False))
+    label = Feedback(datetime.now(UTC), "r0", 2, "mood", ["good"], None)
+    assert log.add_feedback([label])
+    log.close()
+    (path,) = files(tmp_path)
+    assert path.parent.name == "date=2026-11-22" and path.name.endswith("-00000000.parquet")
+    table = pq.ParquetFile(path).read()
+    assert table.schema.remove_metadata().equals(PREDICTION_SCHEMA)
+    rows = table.to_pylist()
+    assert len({(row["request_id"], row["row"], row["task"]) for row in rows}) == len(rows) == 45
+    outputs = runtime.predict(TEXTS)
+    for row in rows:
+        of_task = outputs[row["task"]]
+        if row["task"] == "stars":
+            assert row["label"] is row["probabilities"] is None
+            assert row["value"] == float(of_task.values[row["row"]])
+        else:
+            assert row["probabilities"] == of_task.probabilities[row["row"]].tolist() and row["value"] is None
+        is_first = row["task"] == "mood" and row["role"] == "champion"
+        assert (row["embedding"] is not None) == is_first
+        has_text = is_first and row["request_id"] != "r2"
+        assert (row["statistics"] is not None) == (row["text"] is not None) == has_text
+    assert isinstance(next(row for row in rows if row["task"] == "about")["label"], list)
+    (feedback,) = files(tmp_path, "feedback")
+    table = pq.ParquetFile(feedback).read()
+    assert table.schema.remove_metadata().equals(FEEDBACK_SCHEMA) and table.to_pylist() == [vars(label)]
+
+
+def test_enough_rows_or_enough_seconds_make_a_file(runtime: Runtime, tmp_path: Path) -> None:
+    by_rows = PredictionLog(str(tmp_path / "rows"), Settings(flush_rows=30, flush_seconds=1000))
+    by_rows.add(record(runtime, 0))
+    time.sleep(0.1)
+    assert not files(tmp_path / "rows")
+    by_rows.add(record(runtime, 1))
+    wait_for(lambda: len(files(tmp_path / "rows")) == 1)
+    by_time = PredictionLog(str(tmp_path / "time"), Settings(flush_seconds=0.05))
+    for number in range(3):
+        by_time.add(record(runtime, number))
+        wait_for(lambda number=number: len(files(tmp_path / "time")) == number + 1)  # type: ignore[misc]
+    assert [path.name.rpartition("-")[2] for path in files(tmp_path / "time")] == [
+        f"0000000{n}.parquet" for n in range(3)
+    ]
+    by_rows.close()
+    by_time.close()
+
+
+def test_a_full_queue_drops_and_counts(runtime: Runtime, tmp_path: Path) -> None:
+    dropped: list[int] = []
+    written: list[int] = []
+    log = PredictionLog(
+        str(tmp_path), Settings(flush_seconds=1000, queue_rows=40),
+        wrote=lambda table, rows: written.append(rows), dropped=dropped.append,
+    )  # fmt: skip
+    assert [log.add(record(runtime, number)) for number in range(4)] == [True, True, False, False]
+    assert not log.add_feedback([Feedback(datetime.now(UTC), "a", 0, "stars", None, 1.0)] * 11)
+    log.close()
+    assert dropped == [15, 15] and written == [30]
+
+
+def test_a_storage_that_fails_is_tried_again(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "log"
+    blocked.write_text("a file where the folder should be")
+    log = PredictionLog(str(blocked), Settings(flush_seconds=0.01))
+    log.add(record(runtime, 0))
+    wait_for(lambda: "prediction log:" in caplog.text)
+    blocked.unlink()
+    wait_for(lambda: len(files(blocked)) == 1)
+    log.close()
+
+
+def test_what_cannot_be_written_at_the_end_is_counted(runtime: Runtime, tmp_path: Path) -> None:
+    dropped: list[int] = []
+    blocked = tmp_path / "log"
+    blocked.write_text("a file where the folder should be")
+    log = PredictionLog(str(blocked), Settings(), dropped=dropped.append)
+    log.add(record(runtime, 0))
+    log.close()
+    assert dropped == [15]
