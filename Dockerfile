@@ -31,7 +31,7 @@ COPY pyproject.toml ./
 RUN for target in cpu gpu; do /venv/bin/python -c "import sys, tomllib; \
     project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = project['optional-dependencies']; \
     print(*project['dependencies'], *(line for name in sys.argv[1:] for line in extras[name]), 'dvc', sep='\n')" \
-    $target train serve > $target.txt || exit; done
+    $target train serve monitor > $target.txt || exit; done
 
 FROM environment AS packages-cpu
 RUN grep -q '^cuda.* = None' /venv/lib/python3*/site-packages/torch/version.py || { \
@@ -66,7 +66,7 @@ RUN /tools/bin/cyclonedx-py environment --output-reproducible --output-file /sbo
 
 # No RUN from here on: a build's mounts would leave traces.
 FROM ${BASE} AS runtime
-ENV PATH=/venv/bin:$PATH HOME=/tmp TMPDIR=/tmp USER=mtlops LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app HOME=/tmp TMPDIR=/tmp USER=mtlops LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /work
 USER 10001:10001
 # For `mtlops serve`; the steps never answer here, and who runs them switches it off.
@@ -79,6 +79,9 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.title=mtlops \
       org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.revision=$REVISION
+
+# `python -m monitoring` is no part of the wheel.
+COPY monitoring /app/monitoring
 
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -215,6 +215,10 @@ DRIFT: Mapping[str, Entry] = MappingProxyType(
             "words: chi-square with an effect floor on the counts of values, rare ones together",
             "mtlops.drift.categories:Categories",
         ),
+        "mean": Entry(
+            "numbers: difference of the means beyond a floor",
+            "mtlops.drift.mean:Mean",
+        ),
         "embedding": Entry(
             "vectors: maximum mean discrepancy of random Fourier features with an effect floor, by permutation",
             "mtlops.drift.embeddings:Embeddings",
@@ -259,6 +263,15 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({
         ),
     ),
 })  # fmt: skip
+
+TRIGGERS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "none": Entry("requests are recorded and shown; nothing is started"),
+        "local": Entry("runs the continuous pipeline on this machine", "monitoring.triggers:Local"),
+        "kfp": Entry("submits the continuous pipeline to a Kubeflow Pipelines server", "monitoring.triggers:Cluster"),
+        "webhook": Entry("posts a signed CloudEvent to `trigger.webhook`", "monitoring.triggers:Webhook"),
+    }
+)
 
 BEHAVIOUR: Mapping[str, Entry] = MappingProxyType(
     {

@@ -422,8 +422,60 @@ class Drift(_Section):
     """Bins of a numeric column: quantiles of the reference."""
     min_rows: int = Field(50, ge=20)
     """With fewer rows on either side the answer is "insufficient data"."""
+    metric_floor: float = Field(0.05, gt=0, lt=1)
+    """A change of the label-free estimate of accuracy up to this is no drift."""
     columns: dict[str, Annotated[str, _choice(catalog.DRIFT)]] = {}
     """Columns of the sources to watch beside texts, embeddings, labels and answers: name of the column -> its test."""
+    false_alarms_per_month: float = Field(1.0, gt=0, le=1000)
+    """Monitoring: the most false alarms a month (30 days) that all tasks and kinds together may give, however many
+    windows are looked at."""
+    window_rows: int = Field(1000, ge=20)
+    """Monitoring: a window of a task ends after so many answered rows ..."""
+    window_minutes: float = Field(1440.0, gt=0)
+    """... or after so many minutes of traffic, once it holds `min_rows`."""
+    audit_rows: int = Field(200, ge=20)
+    """Monitoring: a window of late labels ends after so many labelled rows; time as above."""
+    bad_rows_share: float = Field(0.02, gt=0, lt=1)
+    """Monitoring: a data fault is reported when more than this share of a window's rows is not usable (no
+    probabilities, unknown labels, no text statistics)."""
+    feedback_days: float = Field(14.0, gt=0)
+    """Monitoring: labels that come later than this find their answers forgotten; they are counted."""
+    late_minutes: float = Field(10.0, gt=0)
+    """Monitoring: a file of the prediction log that is still missing so long after the writer's next one is reported
+    as lost."""
+
+
+class Trigger(_Section):
+    """When monitoring asks for a task to be trained again, and what carries that out."""
+
+    by: Annotated[str, _choice(catalog.TRIGGERS)] = _choice_field(catalog.TRIGGERS, "none")
+    """What carries out a request."""
+    window: str | None = None
+    """Labelled rows to train with (`local` and `kfp`), a file or folder beside params.yaml; none: the rows of the log
+    whose labels came back, which needs the log to hold texts."""
+    kinds: list[Literal["input", "embedding", "prediction", "estimate", "label", "quality"]] = [
+        "prediction", "estimate", "label", "quality",
+    ]  # fmt: skip
+    """Kinds of drift that count; a window violates when one of them is drifted in it."""
+    violations: int = Field(2, ge=1)
+    """A request needs so many violating windows ..."""
+    of_windows: int = Field(3, ge=1)
+    """... among the last so many of the task, and the newest must be one of them."""
+    cool_down_hours: float = Field(24.0, ge=0)
+    """No second request for a task within this time."""
+    max_per_month: int = Field(4, ge=0)
+    """At most so many requests in 30 days, all tasks together."""
+    webhook: str | None = None
+    """URL that `webhook` posts to. Requests are signed with the secret in the environment variable
+    MTLOPS_WEBHOOK_SECRET, or in the file that MTLOPS_WEBHOOK_SECRET_FILE names."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.violations > self.of_windows:
+            raise ValueError(f"violations: {self.violations} of {self.of_windows} windows cannot be. Lower it.")
+        if self.by == "webhook" and not self.webhook:
+            raise ValueError("by 'webhook' needs `webhook: URL`. Give it.")
+        return self
 
 
 class Retrain(_Section):
@@ -462,6 +514,7 @@ class Params(_Section):
     export: Export = Export()
     drift: Drift = Drift()
     retrain: Retrain = Retrain()
+    trigger: Trigger = Trigger()
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
     _left_out: tuple[str, ...] = PrivateAttr(())

@@ -22,6 +22,7 @@ from mtlops.report import write_report
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
 from mtlops.steps.train import train
+from tests.monitoring.reports import REPORT
 from tests.test_report import everything
 from tests.tiny_suite import Workspace
 
@@ -33,8 +34,8 @@ FLAGS = (
 )  # fmt: skip
 """--no-sandbox: CI runs as root in a container."""
 
-PAGES = ("index", "validation", "training", "evaluation", "decision", "export", "everything")
-"""All of them are of the run, but `everything`: a small run has too few rows to find drift in, for one."""
+PAGES = ("index", "validation", "training", "evaluation", "decision", "export", "everything", "drift")
+"""All of them are of the run, but `everything` and `drift`: a small run has too few rows to find drift in, for one."""
 
 SIZES = {"phone": 390, "desktop": 1280}
 SCHEMES = ("light", "dark")
@@ -101,6 +102,7 @@ def reports(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Pa
     export(params, **inputs, **judged, out=root / "bundle", report=folder / "export.json")
     write_report(folder / "validation.json", read_json(finished.root / "reports/validation.json", made_by=""))
     write_report(folder / "everything.json", everything())
+    write_report(folder / "drift.json", REPORT)
     return folder
 
 
@@ -168,7 +170,7 @@ def test_every_plot_is_drawn_and_nothing_is_cut_off(
           const drawn = [...marks].filter(mark => size(mark) > 0);
           return [box.width, box.height, drawn.length, plot.getAttribute('aria-label') || ''];
         })""")  # fmt: skip
-    assert bool(plots) == (name in {"training", "evaluation", "everything"})
+    assert bool(plots) == (name in {"training", "evaluation", "everything", "drift"})
     for width, height, marks, words in plots:
         assert min(width, height) > 60, words
         assert marks > 2, words

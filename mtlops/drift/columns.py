@@ -1,7 +1,8 @@
 """Which columns are watched, and how they follow from texts, answers and labels.
 
-Every column has a kind: `input` (statistics of the text, columns of the user), `embedding`, `prediction`, `label`
-and `quality` (loss and correctness, where labels are known).
+Every column has a kind: `input` (statistics of the text, columns of the user), `embedding`, `prediction`, `estimate`
+(the quality that calibrated probabilities promise, without labels), `label` and `quality` (loss and correctness, where
+labels are known).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from mtlops.decoding import Outputs
 from mtlops.tasks import Task
 
-KINDS = ("input", "embedding", "prediction", "label", "quality")
+KINDS = ("input", "embedding", "prediction", "estimate", "label", "quality")
 
 _SHARES = {
     "non_ascii_share": r"[^\x00-\x7F]",
@@ -82,7 +83,8 @@ def embedding_column(vectors: NDArray[np.float32]) -> dict[str, Column]:
 def prediction_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
     """Returns a task's answers as columns: label, confidence and a probability for each class, or the value.
 
-    Of two classes that exclude one another only the second is kept: the first says the same.
+    Of two classes that exclude one another only the second is kept: the first says the same. `estimate.accuracy` is
+    each answer's own probability of being right, as the calibrated model sees it.
     """
     if outputs.values is not None:
         return {"prediction.value": Column("prediction", "numeric", outputs.values)}
@@ -97,11 +99,24 @@ def prediction_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
     found = {
         "prediction.label": Column("prediction", "categorical", names),
         "prediction.confidence": Column("prediction", "numeric", sure),
+        "estimate.accuracy": Column("estimate", "mean", chance_of_right(task, outputs)),
     }
     first = 1 if len(task.classes) == 2 and task.kind != "multilabel" else 0
     for position, name in list(enumerate(task.classes))[first:]:
         found[f"prediction.probability.{name}"] = Column("prediction", "numeric", outputs.probabilities[:, position])
     return found
+
+
+def chance_of_right(task: Task, outputs: Outputs) -> NDArray[np.float64]:
+    """Returns the probability (N,) that each answer is right: of multilabel, that all of its classes are."""
+    assert outputs.probabilities is not None and outputs.labels is not None
+    shares = outputs.probabilities.astype(np.float64)
+    if task.kind == "multilabel":
+        of_class: NDArray[np.float64] = np.where(outputs.labels.astype(bool), shares, 1.0 - shares)
+        product: NDArray[np.float64] = of_class.prod(axis=1)
+        return product
+    chosen: NDArray[np.float64] = shares[np.arange(len(shares)), outputs.labels.astype(np.int64)]
+    return chosen
 
 
 def label_columns(task: Task, labels: Sequence[Any]) -> dict[str, Column]:

@@ -1,7 +1,10 @@
 """What one test of one column says, and the settings that it was made with."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class Settings:
         embedding_floor: shifts of the embeddings up to this squared maximum mean discrepancy are no drift.
         bins: bins of a numeric column.
         min_rows: with fewer rows on either side there is no answer.
+        metric_floor: changes of an estimated metric up to this are no drift.
     """
 
     level: float
@@ -21,6 +25,12 @@ class Settings:
     embedding_floor: float
     bins: int
     min_rows: int
+    metric_floor: float = 0.05
+
+    @classmethod
+    def of(cls, drift: "Drift") -> "Settings":
+        """Returns what the section `drift` says."""
+        return cls(**{field.name: getattr(drift, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

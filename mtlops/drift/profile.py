@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, load_file, save
 
 from mtlops import catalog
 from mtlops.drift.columns import Columns
@@ -119,16 +119,28 @@ class Profile:
     def save(self, folder: Path) -> None:
         """Writes the profile's files into `folder`; the same profile gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
+        facts, arrays = self.pack()
+        with atomic_path(folder / "profile.safetensors") as path:
+            path.write_bytes(arrays)
+        write_json(folder / "profile.json", facts)
+
+    def pack(self) -> tuple[dict[str, Any], bytes]:
+        """Returns the profile as plain JSON values and a safetensors file: what `unpack` reads."""
         states = {name: part.sketch.state() for name, part in self.parts.items()}
         arrays = {f"{name}/{key}": array for name, (_, found) in states.items() for key, array in found.items()}
-        with atomic_path(folder / "profile.safetensors") as path:
-            path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}))
         columns = {
             name: {"kind": part.kind, "test": part.test, "rows": part.sketch.rows, **states[name][0]}
             for name, part in self.parts.items()
         }
         facts = {"schema_version": SCHEMA_VERSION, "name": self.name, "trunk_sha256": self.trunk, "columns": columns}
-        write_json(folder / "profile.json", facts)
+        return facts, save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+
+    @classmethod
+    def unpack(cls, facts: Mapping[str, Any], arrays: bytes) -> "Profile":
+        """Returns the profile that `pack` described."""
+        own = load(arrays)
+        parts = {name: _restore(facts["name"], name, column, own) for name, column in facts["columns"].items()}
+        return cls(facts["name"], facts["trunk_sha256"], parts)
 
     @classmethod
     def load(cls, folder: Path, *, trunk: str) -> "Profile":
@@ -171,7 +183,7 @@ class Profile:
             )
 
 
-def _restore(folder: Path, name: str, column: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Part:
+def _restore(folder: Path | str, name: str, column: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Part:
     entry = catalog.look_up(catalog.DRIFT, column["test"], where=f"{folder}/profile.json: {name}")
     own = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
     return Part(column["kind"], column["test"], catalog.load(entry.code).restore(column, own))

@@ -3,7 +3,7 @@
 Standard library only, so that every step and the command line can use it at no cost.
 """
 
-from mtlops.report.pages import task_page, write_index, write_report
+from mtlops.report.pages import html_page, task_page, write_index, write_report
 from mtlops.report.table import summary
 
-__all__ = ["summary", "task_page", "write_index", "write_report"]
+__all__ = ["html_page", "summary", "task_page", "write_index", "write_report"]

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from mtlops.files import to_json, write_text
 from mtlops.report.document import Headline, Page, Payload, document, verdict_banner
+from mtlops.report.drift import DRIFT
 from mtlops.report.evaluation import DECISION, EVALUATION
 from mtlops.report.export import EXPORT
 from mtlops.report.markup import Markup, chip, section, tag, title, tree
 from mtlops.report.training import TRAINING
 from mtlops.report.validation import VALIDATION
 
-PAGES: tuple[Page, ...] = (VALIDATION, TRAINING, EVALUATION, DECISION, EXPORT)
+PAGES: tuple[Page, ...] = (VALIDATION, TRAINING, EVALUATION, DECISION, EXPORT, DRIFT)
 """Every kind of report that has a page of its own, in the order of the index."""
 
 

@@ -1,6 +1,7 @@
 """admit: a labelled window in, prepared splits that hold its rows too out."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -84,9 +85,15 @@ def admit(
     if rows.is_dir():
         folder, window = rows, read_labelled_window(rows)
     else:
-        folder = windows / (name or rows.stem.lower())
+        folder = windows / (name or _name(rows))
         window = record(rows, folder, tasks=tasks, alert=alert, note=note)
     return admit_recorded(params, folder, window, prepared=prepared, out=out or prepared)
+
+
+def _name(rows: Path) -> str:
+    """A name for a window, made of its file's."""
+    word = re.sub(r"[^a-z0-9_-]", "-", rows.stem.lower())[:60]
+    return word if word[:1].isalpha() else f"w-{word}"
 
 
 def admit_recorded(params: Params, folder: Path, window: Labelled, *, prepared: Path, out: Path) -> Admitted:

@@ -63,9 +63,8 @@ class Profiler:
     @classmethod
     def open(cls, params: Params, *, prepared: Path, predictor: Predictor) -> "Profiler":
         """Returns a profiler of the suite that `params` describes."""
-        settings = Settings(**params.drift.model_dump(exclude={"columns", "embedding"}))
         layer = predictor.embedding_layer(params.drift.embedding)
-        return cls(params.tasks(), settings, params.drift.columns, prepared, predictor, layer)
+        return cls(params.tasks(), Settings.of(params.drift), params.drift.columns, prepared, predictor, layer)
 
     @property
     def trunk(self) -> str:
@@ -213,7 +212,7 @@ def _against_champion(
     trunk = champion.runtime.bundle.embedding_digest
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:
-        reference = reference.without("prediction", "quality")
+        reference = reference.without("prediction", "estimate", "quality")
     if comparison == "classes-changed":
         reference = reference.without("label")
     if trunk != profiler.trunk:

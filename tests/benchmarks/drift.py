@@ -28,7 +28,7 @@ from mtlops.params import Drift
 from tests.benchmarks.page import machine, table, write_part
 
 LEVEL = 0.05
-STATED = Settings(**Drift().model_dump(exclude={"columns", "embedding"}))
+STATED = Settings.of(Drift())
 WITHOUT_FLOOR = Settings(LEVEL, 1e-12, 1e-12, STATED.bins, STATED.min_rows)
 SIZES = [(100, 100), (1000, 100), (100, 1000), (1000, 1000), (100_000, 100), (10_000, 10_000), (100_000, 100_000)]
 """Rows of the reference and of the sample."""

@@ -28,7 +28,10 @@ def test_text_statistics() -> None:
 def test_predictions_of_every_kind() -> None:
     shares = np.asarray([[0.25, 0.75], [0.9, 0.1]], dtype=np.float32)
     found = prediction_columns(BINARY, Outputs(probabilities=shares, labels=np.asarray([1, 0])))
-    assert list(found) == ["prediction.label", "prediction.confidence", "prediction.probability.good"]
+    assert list(found) == [
+        "prediction.label", "prediction.confidence", "estimate.accuracy", "prediction.probability.good",
+    ]  # fmt: skip
+    np.testing.assert_allclose(found["estimate.accuracy"].values, [0.75, 0.9], rtol=1e-6)
     assert found["prediction.label"].values == ["good", "bad"]
     assert found["prediction.confidence"].values == pytest.approx([0.75, 0.9])
 

@@ -18,7 +18,7 @@ WORDS = np.asarray([f"w{k}" for k in range(12)])
 def sample(test: str, num_rows: int, *, seed: int, shift: float = 0.0):
     """Rows of a column; `shift` is a real drift, in standard deviations or as a share of changed rows."""
     rng = np.random.default_rng(seed)
-    if test == "numeric":
+    if test in ("numeric", "mean"):
         return rng.normal(size=num_rows) + shift
     if test == "categorical":
         drawn = WORDS[rng.geometric(0.3, size=num_rows).clip(max=12) - 1]
@@ -98,7 +98,7 @@ def test_few_rows_are_no_answer_and_no_crash(test: str, rows: int, other: int) -
 
 @every_test
 def test_a_constant_column_is_stable(test: str) -> None:
-    one = {"numeric": 3.5, "categorical": "same", "embedding": np.ones(8, dtype=np.float32)}[test]
+    one = {"numeric": 3.5, "mean": 3.5, "categorical": "same", "embedding": np.ones(8, dtype=np.float32)}[test]
     reference = fit(test, [one] * 300)
     if test == "embedding":
         # Equal rows are one unit: three hundred copies are no evidence.
@@ -106,7 +106,7 @@ def test_a_constant_column_is_stable(test: str) -> None:
         return
     found = reference.compare(reference.of([one] * 300), SETTINGS)
     assert found.p_value == 1.0 and found.effect == 0.0
-    other = reference.of([3.6 if test == "numeric" else "other"] * 100)
+    other = reference.of([3.6 if test in ("numeric", "mean") else "other"] * 100)
     assert reference.compare(other, SETTINGS).p_value < 1e-6
 
 

@@ -80,9 +80,16 @@ def test_the_bundle_holds_a_reference_of_each_task_bound_to_its_trunk(finished: 
     prepared = read_manifest(finished.root / "data/prepared")["tasks"]["mood"]["splits"]
     rows = {split: part["rows"] for split, part in prepared.items()}
     parts = Profile.load(bundle.folder / REFERENCE / "mood", trunk=trunk).parts
-    assert {part.kind for part in parts.values()} == {"input", "embedding", "prediction", "label", "quality"}
+    assert {part.kind for part in parts.values()} == {
+        "input",
+        "embedding",
+        "prediction",
+        "estimate",
+        "label",
+        "quality",
+    }
     for name, part in parts.items():
-        held_out = part.kind in ("prediction", "quality")
+        held_out = part.kind in ("prediction", "estimate", "quality")
         assert part.sketch.rows == rows["valid"] + rows["test"] + (0 if held_out else rows["train"]), name
     everything = Profile.load(bundle.folder / REFERENCE / ENCODER, trunk=trunk)
     assert {part.kind for part in everything.parts.values()} == {"input", "embedding"}
@@ -112,7 +119,7 @@ def test_the_champions_answers_are_compared_with_its_own_reference(large: Worksp
     drift = measure_drift(found, champion=opponent, answers=answers(opponent, found))
     for name, cells in drift.items():
         verdicts = {cell["kind"]: cell["verdict"] for cell in cells["reference"]}
-        assert verdicts.keys() == {"input", "embedding", "prediction", "label", "quality"}, name
+        assert verdicts.keys() - {"estimate"} == {"input", "embedding", "prediction", "label", "quality"}, name
         assert "drifted" not in verdicts.values(), name
     assert all(cell["verdict"] == "stable" for cell in drift["mood"]["reference"])
     json.dumps(drift, allow_nan=False)
@@ -125,7 +132,11 @@ def test_planted_drift_is_found_for_its_task_and_kind_only(large: Workspace, cha
     planted["mood"] = Outputs(probabilities=surer, labels=surer.argmax(axis=1))
     drift = measure_drift(found, champion=opponent, answers=planted)
     alarms = {(t, c["kind"]) for t, cells in drift.items() for c in cells["reference"] if c["verdict"] == "drifted"}
-    assert ("mood", "prediction") in alarms and alarms <= {("mood", "prediction"), ("mood", "quality")}
+    assert ("mood", "prediction") in alarms and alarms <= {
+        ("mood", "prediction"),
+        ("mood", "estimate"),
+        ("mood", "quality"),
+    }
     cell = next(cell for cell in drift["mood"]["reference"] if cell["kind"] == "prediction")
     assert cell["score"] > 1 and cell["p_adjusted"] < 0.05 and "prediction.probability.good" in cell["drifted"]
 

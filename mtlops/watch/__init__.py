@@ -1,0 +1,1 @@
+"""Watching the prediction log: every row once, window by window, with alarms that keep a stated budget."""

@@ -1,0 +1,210 @@
+"""From a full window to what is said of it: findings, alarms, estimates, causes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlops import catalog
+from mtlops.decoding import Outputs
+from mtlops.drift.categories import Categories
+from mtlops.drift.causes import diagnose
+from mtlops.drift.detector import DRIFTED, LEVELS, MONTH_SECONDS, OK, Detector, threshold
+from mtlops.drift.finding import Settings
+from mtlops.drift.mean import Mean
+from mtlops.drift.priors import PriorShift, prior_shift
+from mtlops.drift.profile import ENCODER, Profile
+from mtlops.drift.verdicts import judge
+from mtlops.params import Drift
+from mtlops.tasks import Task
+from mtlops.watch.references import Reference, References
+from mtlops.watch.state import State
+from mtlops.watch.streams import LABELS, Stream, basis, num_cells
+
+_EXCLUSIVE = ("binary", "multiclass", "ordinal")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges windows and keeps the alarms.
+
+    Attributes:
+        drift: section `drift` of params.yaml.
+        references: what windows are compared with.
+        state: keeps the evidence of every cell.
+    """
+
+    drift: Drift
+    references: References
+    state: State
+
+    @property
+    def threshold(self) -> float:
+        """Months of evidence at which a cell alarms, so that all cells together keep the budget."""
+        cells = sum(num_cells(reference) for reference in self.references.by_name.values())
+        return threshold(cells=cells, false_alarms_per_month=self.drift.false_alarms_per_month)
+
+    def close(self, stream: Stream) -> dict[str, Any]:
+        """Returns what is said of a full window, after adding it to the evidence of its cells."""
+        reference = self.references.by_name[stream.name]
+        settings = Settings.of(self.drift)
+        findings = basis(reference, stream.source).compare(stream.profile, settings)
+        start = stream.stop if stream.start is None else stream.start
+        months = max(0, stream.stop - (start if stream.last is None else stream.last)) / 1e6 / MONTH_SECONDS
+        cells = [
+            {**cell.to_json(), **self._weigh(stream, cell.kind, cell.p_value, months=months)}
+            for cell in judge({stream.name: findings}, settings)
+        ]
+        if stream.name != ENCODER:
+            cells.append(self._data(stream))
+        content = {
+            "name": stream.name, "source": stream.source, "start": start, "stop": stream.stop, "rows": stream.rows,
+            "late_rows": stream.late, "bad_rows": dict(sorted((+stream.faults).items())), "cells": cells,
+            "level": max((cell["level"] for cell in cells), key=LEVELS.index),
+        }  # fmt: skip
+        if reference.task is not None:
+            priors = _priors(reference, stream)
+            content["metrics"] = _metrics(reference, stream)
+            content["priors"] = None if priors is None else {**vars(priors), "describe": priors.describe()}
+            self._remember_cells(stream, cells)
+            content["diagnosis"] = self._diagnose(stream, priors)
+        else:
+            self._remember_cells(stream, cells)
+        return content
+
+    def levels(self, name: str) -> dict[str, str]:
+        """Returns the level of each kind of a task now; texts that were judged once for all tasks count for each."""
+        query = "SELECT name, kind, level FROM detectors WHERE name IN (?, ?) ORDER BY name"
+        found: dict[str, str] = {}
+        for row in self.state.rows(query, name, ENCODER):
+            found[row["kind"]] = max(found.get(row["kind"], OK), row["level"], key=LEVELS.index)
+        return found
+
+    def _weigh(self, stream: Stream, kind: str, p_value: float | None, *, months: float) -> dict[str, Any]:
+        """The cell's detector after this window; a change of its level is recorded."""
+        found = self.state.rows(
+            "SELECT value, level, since FROM detectors WHERE name = ? AND kind = ? AND version = ?",
+            stream.name, kind, stream.version,
+        )  # fmt: skip
+        before = Detector(self.threshold, found[0]["value"], found[0]["level"]) if found else Detector(self.threshold)
+        after = before.after(p_value, months=months)
+        since = found[0]["since"] if found and after.level == before.level else stream.stop
+        self._changed(stream, kind, (before.level, after.level))
+        return {
+            "level": after.level, "evidence": after.value / after.threshold, "value": after.value,
+            "since": None if after.level == OK else since,
+        }  # fmt: skip
+
+    def _data(self, stream: Stream) -> dict[str, Any]:
+        """Whether too many rows could not be used: a fact, not a test, so it has no share of the budget."""
+        total = stream.rows + stream.bad
+        share = stream.bad / total if total else 0.0
+        level = DRIFTED if share > self.drift.bad_rows_share else OK
+        found = self.state.rows(
+            "SELECT level, since FROM detectors WHERE name = ? AND kind = ? AND version = ?",
+            stream.name, _data_kind(stream), stream.version,
+        )  # fmt: skip
+        before = found[0]["level"] if found else OK
+        self._changed(stream, "data", (before, level))
+        since = found[0]["since"] if found and before == level else stream.stop
+        return {
+            "kind": "data", "level": level, "score": share / self.drift.bad_rows_share, "p_value": None,
+            "since": None if level == OK else since, "value": 0.0, "evidence": 0.0, "rows": total,
+            "verdict": "drifted" if level == DRIFTED else "stable", "drifted": sorted(+stream.faults), "columns": {},
+        }  # fmt: skip
+
+    def _changed(self, stream: Stream, kind: str, levels: tuple[str, str]) -> None:
+        if levels[0] != levels[1]:
+            self.state.tell(stream.name, f"{kind}: {levels[0]} -> {levels[1]}", time=stream.stop)
+
+    def _remember_cells(self, stream: Stream, cells: Sequence[Mapping[str, Any]]) -> None:
+        for cell in cells:
+            kind = _data_kind(stream) if cell["kind"] == "data" else cell["kind"]
+            shown = {key: value for key, value in cell.items() if key != "columns"}
+            self.state.run(
+                "INSERT OR REPLACE INTO detectors VALUES (?, ?, ?, ?, ?, ?, ?)", stream.name, kind, stream.version,
+                cell["value"], cell["level"], cell["since"], json.dumps(shown),
+            )  # fmt: skip
+
+    def _diagnose(self, stream: Stream, priors: PriorShift | None) -> dict[str, Any] | None:
+        levels = self.levels(stream.name)
+        if DRIFTED in (levels.pop("data-labels", OK), levels.get("data", OK)):
+            levels["data"] = DRIFTED
+        is_labelled = stream.source == LABELS or bool(self.state.windows(stream.name, source=LABELS, limit=1))
+        if is_labelled and stream.source != LABELS:
+            newest = self.state.windows(stream.name, source=LABELS, limit=1)[0]
+            kept = newest.get("priors")
+            priors = PriorShift(kept["reference"], kept["current"], kept["effect"]) if kept else None
+        total = stream.rows + stream.bad
+        faults = ", ".join(f"{rows} of {total} rows: {what}" for what, rows in sorted((+stream.faults).items()))
+        found = diagnose(
+            levels, priors=priors, floor=self.drift.effect_floor, is_labelled=is_labelled,
+            faults=faults or "Rows of an earlier window could not be used.",
+        )  # fmt: skip
+        return None if found is None else found.to_json()
+
+
+def _data_kind(stream: Stream) -> str:
+    return "data-labels" if stream.source == LABELS else "data"
+
+
+def _priors(reference: Reference, stream: Stream) -> PriorShift | None:
+    """Shares of the classes in the reference and now; None for traffic, which has no labels."""
+    task = reference.task
+    part = reference.profile.parts.get("label")
+    if task is None or part is None or task.kind not in _EXCLUSIVE or stream.source != LABELS:
+        return None
+    found = stream.profile.parts["label"].sketch
+    return prior_shift(task.classes, reference=_shares(task, part.sketch), current=_shares(task, found))
+
+
+def _shares(task: Task, sketch: Any) -> NDArray[np.float64]:
+    assert isinstance(sketch, Categories)
+    counts = np.asarray([sketch.counts.get(name, 0) for name in task.classes], dtype=np.float64)
+    shares: NDArray[np.float64] = counts / max(counts.sum(), 1.0)
+    return shares
+
+
+def _metrics(reference: Reference, stream: Stream) -> dict[str, dict[str, float]]:
+    """`realised` from labels, or `estimated` from probabilities alone; beside them the `reference`."""
+    task = reference.task
+    assert task is not None
+    outputs = Outputs(**{name: stream.kept.get(name) for name in ("probabilities", "labels", "values")})
+    if stream.source == LABELS:
+        if "encoded" not in stream.kept:
+            return {}
+        measure = catalog.load(catalog.KINDS[task.kind].metrics)
+        found = measure(task, stream.kept["encoded"], outputs)
+        realised = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+        return {"realised": realised, "reference": {n: v for n, v in reference.metrics.items() if n in realised}}
+    estimated = _estimates(task, outputs, reference=reference.profile, current=stream.profile)
+    return {"estimated": estimated} if estimated else {}
+
+
+def _estimates(task: Task, outputs: Outputs, *, reference: Profile, current: Profile) -> dict[str, float]:
+    """What calibrated probabilities promise (CBPE): accuracy, corrected by what they promised of the reference and
+    did not keep; macro-F1 from expected counts.
+
+    Source: NannyML's documentation, "Confidence-based Performance Estimation"; blind to concept shift by construction.
+    """
+    part = current.parts.get("estimate.accuracy")
+    if part is None or not isinstance(part.sketch, Mean) or not part.sketch.rows:
+        return {}
+    found = {"accuracy": part.sketch.mean - _optimism(reference)}
+    if task.kind in _EXCLUSIVE and outputs.probabilities is not None and outputs.labels is not None:
+        shares = outputs.probabilities.astype(np.float64)
+        chosen = np.eye(len(task.classes))[outputs.labels.astype(np.int64)]
+        right = (chosen * shares).sum(axis=0)
+        found["macro_f1"] = float((2 * right / np.maximum(chosen.sum(axis=0) + shares.sum(axis=0), 1e-9)).mean())
+    return {name: float(np.clip(value, 0.0, 1.0)) for name, value in found.items()}
+
+
+def _optimism(reference: Profile) -> float:
+    promised, kept = reference.parts.get("estimate.accuracy"), reference.parts.get("quality.correct")
+    if promised is None or kept is None:
+        return 0.0
+    assert isinstance(promised.sketch, Mean) and isinstance(kept.sketch, Categories)
+    return promised.sketch.mean - kept.sketch.counts.get("yes", 0) / max(kept.sketch.rows, 1)
