@@ -93,6 +93,13 @@ def test_the_update_is_better_on_new_rows_and_may_be_promoted(project: Project) 
     assert task["rows"]["test"] == 6  # known rows alone
 
 
+def test_the_page_shows_both_sides(project: Project) -> None:
+    page = (project.work.root / "reports/evaluation.html").read_text(encoding="utf-8")
+    assert "What the update brings and costs" in page
+    assert "new rows, window shift" in page
+    assert page.count("identical to the bit") == 4
+
+
 def test_every_other_task_is_its_parents_to_the_bit(project: Project) -> None:
     bundle = Bundle.open(project.work.bundle)
     found = diff(project.parent, bundle)
