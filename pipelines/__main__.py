@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> None:
     compiled = compiled_path(options.pipeline) if options.pipeline in PIPELINES else Path(options.pipeline)
     in_containers = options.runner == "docker"
     opened = _containers(options, compiled, data=data, request=request) if in_containers else nullcontext()
-    with opened as containers:
+    with _alone(options, request), opened as containers:
         arguments = request.arguments()
         if containers:
             _tell_other_code(containers, arguments["code_digest"])
@@ -161,6 +161,16 @@ def _run(options: argparse.Namespace) -> None:
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
+
+
+def _alone(options: argparse.Namespace, request: Any) -> Any:
+    """A schedule and an alert at once give one update: the second is refused."""
+    from mtlops.registry import Registry
+    from mtlops.tasks import split_names
+
+    if options.pipeline != "continuous":
+        return nullcontext()
+    return Registry(request.registry).retraining(split_names(request.tasks))
 
 
 def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None, request: Any) -> Any:
