@@ -30,13 +30,14 @@ def evaluate(
         verdict: PROMOTE, HOLD or REJECT.
         params: text of params.yaml.
         tasks: comma list of the tasks to act on; empty for all.
-        registry: URL of the registry whose champion answers the same rows; empty: there is no champion.
+        registry: URL of the registry whose champion answers the same rows, and of an update's parent.
         data_md5: content of `prepared`; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
 
     Returns:
         The names of the tasks that were judged. It is the unnamed output because kfp.local loops over no other.
     """
+    import json
     import os
     import shutil
     import tempfile
@@ -59,4 +60,4 @@ def evaluate(
     )
     shutil.copyfile(folder / "evaluation.html", page.path)
     Path(verdict).write_text(result.verdict, encoding="utf-8")
-    return list(suite.suite.tasks)
+    return list(json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["tasks"])

@@ -17,6 +17,7 @@ def export(
     params: str,
     tasks: str = "",
     reason: str = "",
+    registry: str = "",
     data_md5: str = "",
     code_digest: str = "",
 ):
@@ -33,6 +34,7 @@ def export(
         params: text of params.yaml.
         tasks: comma list of the tasks to act on; empty for all.
         reason: why this run was started; recorded with the bundle, not in it.
+        registry: URL of the registry that holds an update's parent.
         data_md5: content of `prepared`; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
     """
@@ -61,6 +63,7 @@ def export(
         decision=Path(judged.path) / "decision.json",
         out=Path(bundle.path),
         report=folder / "export.json",
+        registry=registry,
     )
     decision = json.loads((Path(judged.path) / "decision.json").read_text(encoding="utf-8"))
     bundle.metadata.update(asdict(result), suite=suite.suite.name, verdict=decision["verdict"], reason=reason)

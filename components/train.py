@@ -14,6 +14,8 @@ def train(
     page: dsl.Output[dsl.HTML],
     params: str,
     tasks: str = "",
+    parent: str = "",
+    registry: str = "",
     data_md5: str = "",
     code_digest: str = "",
 ):
@@ -27,6 +29,8 @@ def train(
         page: the same for people.
         params: text of params.yaml.
         tasks: comma list of the tasks to act on; empty for all.
+        parent: bundle that all other tasks are taken from (`registry`: its champion); empty: there are no others.
+        registry: URL of the registry that holds it.
         data_md5: content of `prepared`; only part of the cache key.
         code_digest: code in the image; only part of the cache key.
     """
@@ -37,8 +41,11 @@ def train(
 
     from mtlops.params import parse_params
     from mtlops.steps.train import train as step
+    from mtlops.tasks import split_names
 
-    suite = parse_params(params, where="params", tasks=tasks)
+    suite = parse_params(params, where="params", tasks="" if parent else tasks)
+    if parent:
+        suite = suite.retraining(split_names(tasks), parent)
     folder = Path(reports.path)
     step(
         suite,
@@ -47,5 +54,6 @@ def train(
         out=Path(trained.path),
         cache=Path(os.environ.get("MTLOPS_WORK") or tempfile.mkdtemp()) / "cache",
         report=folder / "training.json",
+        registry=registry,
     )
     shutil.copyfile(folder / "training.html", page.path)

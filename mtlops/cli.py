@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__, cli_registry, cli_serve
+from mtlops import __version__, cli_loop, cli_registry, cli_serve
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -80,6 +80,10 @@ STEPS: Mapping[str, StepCommand] = MappingProxyType({
 })  # fmt: skip
 
 
+_WITH_REGISTRY = ("train", "evaluate", "export")
+"""Steps that may need a bundle of the registry: the champion to compare with, the parent of an update."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (listed in `errors.py`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -112,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_step(commands, name, step)
     _add_predict(commands)
     cli_registry.add_commands(commands, _add_command)
+    cli_loop.add_commands(commands, _add_command)
     cli_serve.add_command(commands, _add_command)
     _add_summary(commands)
     _add_schema(commands)
@@ -141,21 +146,28 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
         command.add_argument("--keep", type=float, default=0.5, metavar="SHARE", help="share of units that stays")
     if name == "evaluate":
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
+    if name == "train":
+        cli_loop.add_update_options(command)
+    if name in _WITH_REGISTRY:
         command.add_argument(
             "--registry", metavar="URL",
-            help="registry of the champion (default: $MTLOPS_REGISTRY, else the folder registry beside params.yaml)",
+            help=f"registry of the {'champion' if name == 'evaluate' else 'bundle that an update is made from'} "
+                 f"(default: $MTLOPS_REGISTRY, else the folder registry beside params.yaml)",
         )  # fmt: skip
 
 
 def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None:
-    params = _read_params(options)
+    is_update = name == "train" and (options.parent is not None or options.window is not None)
+    params = _read_params(options, only=not is_update)
     paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
     if name == "prepare":
         paths["base"] = options.params.parent
-    if name == "evaluate":
+    if name in _WITH_REGISTRY:
         from mtlops.registry import registry_url
 
         paths["registry"] = registry_url(options.registry, beside=options.params)
+    if is_update:
+        params, paths["registry"] = cli_loop.read_update(options, params, registry=paths["registry"])
     more = {"keep": options.keep} if name == "prune" else {}
     result = load(step.code)(params, **paths, **more)
     if options.json:
@@ -164,10 +176,10 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
         raise VerdictError(f"the verdict is {result.verdict}, not PROMOTE; the decision report says why.")
 
 
-def _read_params(options: argparse.Namespace) -> "Params":
+def _read_params(options: argparse.Namespace, *, only: bool = True) -> "Params":
     from mtlops.params import read_params
 
-    return read_params(options.params, overrides=options.overrides, tasks=options.tasks)
+    return read_params(options.params, overrides=options.overrides, tasks=options.tasks if only else "")
 
 
 def _add_predict(commands: Any) -> None:
@@ -269,7 +281,8 @@ def _print_moved(moved: "Moved", options: argparse.Namespace) -> None:
 
 
 def _refuse_unknown_command(arguments: Sequence[str]) -> None:
-    known = [*STEPS, *cli_registry.COMMANDS, "predict", "serve", "summary", "schema", "adapters"]
+    own = ["predict", "serve", "summary", "schema", "adapters"]
+    known = [*STEPS, *cli_registry.COMMANDS, *cli_loop.COMMANDS, *own]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 

@@ -55,6 +55,23 @@ class Tagging:
             ) from error
 
 
+def revision(folder: Path) -> str | None:
+    """Returns the commit that a folder's git repository stands at, with `-dirty` after it when files differ from it.
+
+    None outside of a repository, and where scmrepo, which comes with DVC, is not installed.
+    """
+    try:
+        from scmrepo.exceptions import SCMError
+        from scmrepo.git import Git
+    except ImportError:
+        return None
+    try:
+        with Git(str(folder.resolve()), search_parent_directories=True) as git:
+            return f"{git.get_rev()}{'-dirty' if git.is_dirty(untracked_files=False) else ''}"
+    except SCMError:
+        return None
+
+
 def plan_tags(bundle: Path) -> Tagging:
     """Returns what to tag so that DVC's users find the bundle in the folder `bundle`.
 

@@ -1,4 +1,4 @@
-"""Who is at work in a registry: publications and promotions in uploads/, a collection in gc.json.
+"""Who is at work in a registry: publications, promotions (uploads/), updates (retraining/), a collection (gc.json).
 
 Each side first says what it does and then looks for the other (Dekker's rule), so at least one sees the other: a
 collection that begins later reads the note of the publication; one that began earlier is waited for. Killed processes
@@ -63,6 +63,31 @@ class Leases:
                 self._storage.remove(name)
             except PlatformError as error:
                 logger.warning("%s It will be ignored after %d hours.", error, UPLOAD_LIMIT_SECONDS // 3600)
+
+    @contextmanager
+    def retraining(self, tasks: Iterable[str]) -> Iterator[None]:
+        """Marks that tasks are being retrained, so that a schedule and an alert at once give one run.
+
+        Raises:
+            PlatformError: one of them is being retrained already.
+        """
+        held: list[str] = []
+        try:
+            for task in sorted(set(tasks)):
+                name = f"retraining/{task}.json"
+                if (note := self._note(name)) and _is_dead(note, limit_seconds=UPLOAD_LIMIT_SECONDS):
+                    self._storage.remove(name)
+                if not self._storage.create(name, _to_bytes(_sign())):
+                    by = (self._note(name) or {"by": "another process"})["by"]
+                    raise PlatformError(
+                        f"{self._storage.url}: task {task} is being retrained already, by {by}. Nothing was started: "
+                        f"wait for that run."
+                    )
+                held.append(name)
+            yield
+        finally:
+            for name in held:
+                self._storage.remove(name)
 
     @contextmanager
     def collecting(self) -> Iterator["Alive"]:

@@ -152,6 +152,9 @@ class Data(_Section):
     """What to do with rows that cannot be read: stop, or set them aside in `quarantine.parquet` and count them."""
     windows: dict[Name, Window] = {}
     """Production windows by name."""
+    labelled: list[str] = []
+    """Labelled windows whose rows join the splits, the oldest first: folders that `mtlops admit` recorded, relative to
+    params.yaml; DVC watches `data/windows`."""
     slices: list[str] = []
     """Columns of the sources by whose values test rows are also measured apart; length of text and time are always
     among them."""
@@ -475,6 +478,30 @@ class Trigger(_Section):
         return self
 
 
+class Retrain(_Section):
+    """Replacing single tasks of a champion: docs/loop.md. Without `tasks`, every task is trained."""
+
+    tasks: list[str] = []
+    """Tasks to train; all others are taken over from `parent`, file by file."""
+    parent: str | None = None
+    """Bundle that the others come from: its id in the registry, or its folder."""
+    mix: Literal["all"] | Annotated[float, Field(ge=0)] = "all"
+    """Which old training rows a task learns again beside those of its newest window: `all`, or so many for each new
+    row, drawn by their hash; 0 takes none, and the task then forgets what it knew."""
+    start: Literal["fresh", "warm"] = "warm"
+    """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
+    served as they are trained and need `fresh`."""
+    reference: Literal["window", "all"] = "window"
+    """What drift of a retrained task is measured against from then on: the rows of its newest window, since that is
+    what production looks like now, or all rows of its splits."""
+
+    @model_validator(mode="after")
+    def _has_parent(self) -> Self:
+        if self.tasks and not self.parent:
+            raise ValueError("`tasks` needs `parent`, the bundle that all other tasks are taken from. Give its id.")
+        return self
+
+
 class Params(_Section):
     """The whole of params.yaml; DVC depends on each section alone."""
 
@@ -486,6 +513,7 @@ class Params(_Section):
     gates: Gates = Gates()
     export: Export = Export()
     drift: Drift = Drift()
+    retrain: Retrain = Retrain()
     trigger: Trigger = Trigger()
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
@@ -500,6 +528,7 @@ class Params(_Section):
         mentioned += [(f"gates.seed_noise.{t}", t) for t in self.gates.seed_noise]
         mentioned += [(f"data.windows.{w}.tasks", t) for w, window in self.data.windows.items() for t in window.tasks]
         mentioned += [("train.distil_tasks", t) for t in self.train.distil_tasks or ()]
+        mentioned += [("retrain.tasks", t) for t in self.retrain.tasks]
         mentioned += [(f"model.depths.{t}", t) for t in self.model.depths]
         for where, task in mentioned:
             if task not in tasks:
@@ -547,6 +576,16 @@ class Params(_Section):
         """Tasks of params.yaml that `only` left out: what names them is no mistake."""
         return self._left_out
 
+    def retraining(self, names: Sequence[str], parent: str) -> "Params":
+        """Returns the same params with these tasks to be retrained, and all others taken from a bundle.
+
+        Raises:
+            UsageError: a name is not a task of the suite.
+        """
+        self.only(names)
+        retrain = self.retrain.model_copy(update={"tasks": list(names), "parent": parent})
+        return self.model_copy(update={"retrain": retrain})
+
     def only(self, names: Sequence[str]) -> "Params":
         """Returns the same params as if the suite had only these tasks.
 
@@ -563,6 +602,7 @@ class Params(_Section):
         value["model"]["depths"] = {t: v for t, v in value["model"]["depths"].items() if t in names}
         if self.train.distil_tasks is not None:
             value["train"]["distil_tasks"] = [t for t in self.train.distil_tasks if t in names]
+        value["retrain"]["tasks"] = [t for t in value["retrain"]["tasks"] if t in names]
         for window in value["data"]["windows"].values():
             window["tasks"] = [t for t in window["tasks"] if t in names]
         value["data"]["windows"] = {w: v for w, v in value["data"]["windows"].items() if v["tasks"]}

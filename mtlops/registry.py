@@ -5,6 +5,7 @@
     history/<version>.json       one file a change of the champion, in order, never changed: the truth
     champion.json                a copy of the newest of them, for people and for readers that want one request
     uploads/, gc.json            what is under way: a publication, a collection
+    retraining/<task>.json       and the update of a task on this registry's champion
 
 A bundle is in the registry when its manifest is, which is written last. The champion changes when the next file of the
 history is created, which exactly one process can do. So a process killed anywhere leaves a valid registry.
@@ -244,6 +245,10 @@ class Registry:
     def keeping(self, bundle_id: str) -> AbstractContextManager[None]:
         """Returns a context in which no collection removes the bundle, published already or only within it."""
         return self._leases.holding(bundle_id, ())
+
+    def retraining(self, tasks: Iterable[str]) -> AbstractContextManager[None]:
+        """Returns a context in which nobody else retrains these tasks; it raises PlatformError when someone does."""
+        return self._leases.retraining(tasks)
 
     def promote(
         self,

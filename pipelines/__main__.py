@@ -1,4 +1,4 @@
-"""`python -m pipelines`: compile, run, submit or schedule the training pipeline."""
+"""`python -m pipelines`: compile, run, submit or schedule the pipelines."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.image import IMAGE
+from mtlops.catalog import suggest
 from mtlops.errors import MtlopsError, UsageError
 
 _DEFAULT_WORKSPACE = Path("runs")
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description="The training pipeline for Kubeflow.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines", description="The pipelines for Kubeflow: training and continuous."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_compile(commands)
     _add_run(commands)
@@ -41,31 +44,43 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_compile(commands: Any) -> None:
-    summary = "write the pipeline as YAML, for the image in MTLOPS_IMAGE (and MTLOPS_ACCELERATOR)"
+    summary = "write the pipelines as YAML, for the image in MTLOPS_IMAGE (and MTLOPS_ACCELERATOR)"
     command = commands.add_parser("compile", help=summary, description=summary)
     command.set_defaults(command=_compile)
-    command.add_argument("--out", type=Path, metavar="FILE", help="default: pipelines/compiled/training.yaml")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: each in pipelines/compiled")
+    command.add_argument("--pipeline", default="training", metavar="NAME", help="which one --out gets: or `continuous`")
     command.add_argument("--check", action="store_true", help="write nothing; exit 4 when the file is out of date")
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from pipelines.compiling import COMPILED, check_compiled, write_compiled
+    from pipelines.compiling import PIPELINES, check_compiled, compiled_path, write_compiled
 
-    path = options.out or COMPILED
-    if options.check:
-        check_compiled(_compiled_text(), path=path)
-        return
-    write_compiled(_compiled_text(), path=path)
-    print(path)
+    for name in [_known(options.pipeline)] if options.out else PIPELINES:
+        path = options.out or compiled_path(name)
+        if options.check:
+            check_compiled(_compiled_text(name), path=path)
+        else:
+            write_compiled(_compiled_text(name), path=path)
+            print(path)
 
 
-def _compiled_text() -> str:
+def _compiled_text(pipeline: str) -> str:
     from pipelines.compiling import compile_text
 
-    return compile_text(os.environ.get("MTLOPS_IMAGE", IMAGE), accelerator=os.environ.get("MTLOPS_ACCELERATOR", ""))
+    image, accelerator = os.environ.get("MTLOPS_IMAGE", IMAGE), os.environ.get("MTLOPS_ACCELERATOR", "")
+    return compile_text(image, accelerator=accelerator, pipeline=pipeline)
 
 
-def _add_request(command: argparse.ArgumentParser) -> None:
+def _add_request(command: argparse.ArgumentParser, *, or_file: bool = False) -> None:
+    command.add_argument(
+        "--pipeline", default="training", metavar="training|continuous",
+        help="train the whole suite (default), or update --tasks of the registry's champion with --window"
+             + "; or a compiled pipeline's file" * or_file,
+    )  # fmt: skip
+    command.add_argument(
+        "--window", default="", metavar="FILE",
+        help="continuous: labelled rows, or a recorded window, relative to the data repository",
+    )  # fmt: skip
     command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
     command.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
@@ -80,9 +95,12 @@ def _add_request(command: argparse.ArgumentParser) -> None:
 
 
 def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
-    from pipelines.requests import read_request
+    from pipelines.requests import read_request, with_window
 
-    return read_request(
+    is_continuous = options.pipeline == "continuous"
+    if options.window and not is_continuous:
+        raise UsageError("--window is for --pipeline continuous; `mtlops admit` adds one to the data of all runs.")
+    request = read_request(
         options.params,
         overrides=options.overrides,
         tasks=options.tasks,
@@ -91,13 +109,14 @@ def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
         data_repo=data_repo,
         data_rev=options.data_rev,
     )
+    return with_window(request, options.window) if is_continuous else request
 
 
 def _add_run(commands: Any) -> None:
-    summary = "run the compiled pipeline on this machine, without a cluster"
+    summary = "run a compiled pipeline on this machine, without a cluster"
     command = commands.add_parser("run", help=summary, description=summary)
     command.set_defaults(command=_run)
-    _add_request(command)
+    _add_request(command, or_file=True)
     command.add_argument("--out", type=Path, default=Path("models/candidate"), metavar="DIR", help="gets the bundle")
     command.add_argument("--workspace", type=Path, default=_DEFAULT_WORKSPACE, metavar="DIR", help="outputs and logs")
     command.add_argument(
@@ -105,13 +124,12 @@ def _add_run(commands: Any) -> None:
         help="where a step runs: in a process of this Python (default), or in a container of Docker or podman",
     )  # fmt: skip
     command.add_argument("--image", default="", metavar="NAME", help="for --runner docker; default: the pipeline's own")
-    command.add_argument("--pipeline", type=Path, metavar="FILE", help="default: pipelines/compiled/training.yaml")
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from pipelines.compiling import COMPILED
+    from pipelines.compiling import PIPELINES, compiled_path
     from pipelines.local import copy_bundle, run_pipeline, table
 
     if options.image and options.runner != "docker":
@@ -121,10 +139,10 @@ def _run(options: argparse.Namespace) -> None:
     request = _request(options, data_repo=str(data or data_repo))
     # Downloads and the trunk cache are shared with `mtlops` and DVC; both are checked by hash on every use.
     os.environ.setdefault("MTLOPS_WORK", str(Path("data").resolve()))
-    compiled = options.pipeline or COMPILED
+    compiled = compiled_path(options.pipeline) if options.pipeline in PIPELINES else Path(options.pipeline)
     in_containers = options.runner == "docker"
     opened = _containers(options, compiled, data=data, request=request) if in_containers else nullcontext()
-    with opened as containers:
+    with _alone(options, request), opened as containers:
         arguments = request.arguments()
         if containers:
             _tell_other_code(containers, arguments["code_digest"])
@@ -143,6 +161,16 @@ def _run(options: argparse.Namespace) -> None:
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
+
+
+def _alone(options: argparse.Namespace, request: Any) -> Any:
+    """A schedule and an alert at once give one update: the second is refused."""
+    from mtlops.registry import Registry
+    from mtlops.tasks import split_names
+
+    if options.pipeline != "continuous":
+        return nullcontext()
+    return Registry(request.registry).retraining(split_names(request.tasks))
 
 
 def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None, request: Any) -> Any:
@@ -188,16 +216,26 @@ def _add_submit(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace) -> None:
-    text = _compiled_text()
+    text = _compiled_text(_known(options.pipeline))
     request = _request(options, data_repo=options.data_repo)
     cluster = _cluster(options)
-    version = cluster.upload(text)
-    run_id = cluster.start(version, request.arguments(), experiment=options.experiment, name=_run_name(request))
+    version = cluster.upload(text, pipeline=f"mtlops-{options.pipeline}")
+    run_id = cluster.start(
+        version, request.arguments(), experiment=options.experiment, name=_run_name(request, options.pipeline)
+    )
     print(run_id)
 
 
-def _run_name(request: Any) -> str:
-    return f"training {request.tasks or 'all tasks'} {request.code_digest[:8]}"
+def _known(pipeline: str) -> str:
+    from pipelines.compiling import PIPELINES
+
+    if pipeline not in PIPELINES:
+        raise UsageError(f"--pipeline: no pipeline {pipeline!r}. {suggest(pipeline, list(PIPELINES))}")
+    return pipeline
+
+
+def _run_name(request: Any, pipeline: str) -> str:
+    return f"{pipeline} {request.tasks or 'all tasks'} {request.code_digest[:8]}"
 
 
 def _add_schedule(commands: Any) -> None:
@@ -207,7 +245,7 @@ def _add_schedule(commands: Any) -> None:
     command.add_argument(
         "--cron", required=True, metavar="'S M H DAY MONTH WEEKDAY'", help="six fields in UTC, seconds first"
     )
-    command.add_argument("--name", default="mtlops-training", help="name of the schedule")
+    command.add_argument("--name", default="", help="name of the schedule (default: mtlops-PIPELINE)")
     _add_cluster(command)
     _add_request(command)
 
@@ -217,12 +255,18 @@ def _schedule(options: argparse.Namespace) -> None:
     from pipelines.compiling import without_cached_data
 
     check_cron(options.cron)
-    text = _compiled_text()
+    text = _compiled_text(_known(options.pipeline))
     request = _request(options, data_repo=options.data_repo)
     cluster = _cluster(options)
-    version = cluster.upload(without_cached_data(text) if options.data_repo else text)
+    version = cluster.upload(
+        without_cached_data(text) if options.data_repo else text, pipeline=f"mtlops-{options.pipeline}"
+    )
     schedule_id = cluster.schedule(
-        version, request.arguments(), experiment=options.experiment, name=options.name, cron=options.cron
+        version,
+        request.arguments(),
+        experiment=options.experiment,
+        name=options.name or f"mtlops-{options.pipeline}",
+        cron=options.cron,
     )
     print(schedule_id)
 

@@ -18,6 +18,8 @@ from urllib3.exceptions import HTTPError
 from mtlops.errors import PlatformError, UsageError
 
 PIPELINE = "mtlops-training"
+"""Name of the pipeline that versions belong to where nothing else is said."""
+
 _PAGE = 100
 _TIMEOUT_SECONDS = 60
 
@@ -71,15 +73,15 @@ class Cluster:
             api.HealthzServiceApi(client).healthz_service_get_healthz(_request_timeout=_TIMEOUT_SECONDS)
         return cls(client, namespace=namespace)
 
-    def upload(self, text: str) -> Version:
-        """Returns the version with this compiled text, uploaded unless the server has it already.
+    def upload(self, text: str, *, pipeline: str = PIPELINE) -> Version:
+        """Returns the version of a pipeline with this compiled text, uploaded unless the server has it already.
 
         Raises:
             PlatformError: the server refuses or cannot be reached.
         """
-        name = f"{PIPELINE}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        name = f"{pipeline}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         with _explained(self._host):
-            pipeline_id = self._pipeline_id()
+            pipeline_id = self._pipeline_id(pipeline)
             for version in _pages(
                 lambda token: self._pipelines.pipeline_service_list_pipeline_versions(
                     pipeline_id, page_size=_PAGE, page_token=token
@@ -140,13 +142,13 @@ class Cluster:
                 self._schedules.recurring_run_service_delete_recurring_run(schedule_id)
             return new
 
-    def _pipeline_id(self) -> str:
+    def _pipeline_id(self, name: str) -> str:
         try:
-            found = self._pipelines.pipeline_service_get_pipeline_by_name(PIPELINE, **self._scope())
+            found = self._pipelines.pipeline_service_get_pipeline_by_name(name, **self._scope())
         except api.ApiException as error:
             if error.status != 404:
                 raise
-            body = api.V2beta1Pipeline(display_name=PIPELINE, name=PIPELINE, **self._scope())
+            body = api.V2beta1Pipeline(display_name=name, name=name, **self._scope())
             found = self._pipelines.pipeline_service_create_pipeline(body)
         pipeline_id: str = found.pipeline_id
         return pipeline_id

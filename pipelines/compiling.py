@@ -10,22 +10,31 @@ from kfp import compiler
 
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import write_text
+from pipelines.continuous import continuous_pipeline
 from pipelines.training import training_pipeline
 
+PIPELINES = {"training": training_pipeline, "continuous": continuous_pipeline}
+"""The pipelines by name."""
+
 COMPILED = Path("pipelines/compiled/training.yaml")
-"""The committed pipeline, compiled for the default image."""
+"""The committed training pipeline, compiled for the default image."""
 
 
-def compile_text(image: str, *, accelerator: str = "") -> str:
-    """Returns the compiled training pipeline: the same arguments give the same text, in ASCII.
+def compiled_path(pipeline: str) -> Path:
+    """Returns where a pipeline, compiled for the default image, is committed."""
+    return COMPILED.with_name(f"{pipeline}.yaml")
+
+
+def compile_text(image: str, *, accelerator: str = "", pipeline: str = "training") -> str:
+    """Returns a compiled pipeline: the same arguments give the same text, in ASCII.
 
     Raises:
         UsageError: `image` has no fixed tag or digest.
     """
     _refuse_moving_image(image)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "training.yaml"
-        compiler.Compiler().compile(training_pipeline(image, accelerator=accelerator), str(path))
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(PIPELINES[pipeline](image, accelerator=accelerator), str(path))
         text = path.read_text(encoding="utf-8")
     if not text.isascii():
         raise UsageError("the compiled pipeline is not ASCII, and Kubeflow may not store it: find the character.")

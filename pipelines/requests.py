@@ -48,6 +48,36 @@ class Request:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class WindowRequest(Request):
+    """Parameters of the continuous pipeline.
+
+    Attributes:
+        window: file of labelled rows, or folder of a recorded window, in `data_repo`.
+        window_md5: digest of its content.
+    """
+
+    window: str
+    window_md5: str
+
+
+def with_window(request: Request, window: str) -> WindowRequest:
+    """Returns the parameters of the continuous pipeline.
+
+    Raises:
+        UsageError: no task, window or registry is named.
+        PlatformError: the data repository cannot be read.
+    """
+    for value, option in ((request.tasks, "--tasks A,B"), (window, "--window FILE"), (request.registry, "--registry")):
+        if not value:
+            raise UsageError(f"the continuous pipeline updates some tasks of a registry's champion: give {option}.")
+    is_folder = not request.data_rev and Path(request.data_repo or ".").is_dir()
+    if is_folder and not (Path(request.data_repo or ".") / window).exists():
+        raise UsageError(f"--window {window}: not found in {request.data_repo or '.'}.")
+    digest = _data_md5([window], repository=request.data_repo, revision=request.data_rev)
+    return WindowRequest(**vars(request), window=window, window_md5=digest)
+
+
 def read_request(
     path: Path,
     *,

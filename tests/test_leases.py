@@ -126,3 +126,29 @@ def test_damaged_note_is_named(storage: Storage, content: bytes) -> None:
     storage.write("gc.json", content)
     with pytest.raises(ArtefactError, match="gc.json: is damaged"), Leases(storage).collecting():
         pass
+
+
+def test_a_task_is_retrained_by_one_at_a_time(storage: Storage) -> None:
+    with Leases(storage).retraining(["topic", "mood"]):
+        refused = pytest.raises(PlatformError, match=rf"task topic is being retrained already, by {whoami()}")
+        with refused, Leases(storage).retraining(["grade", "topic"]):
+            pass
+        with Leases(storage).retraining(["grade"]):  # what the refused one had taken is free again
+            pass
+    with Leases(storage).retraining(["topic"]):
+        pass
+    assert storage.sizes("retraining") == {}
+
+
+@pytest.mark.parametrize("age_seconds, is_refused", [(0.0, True), (UPLOAD_LIMIT_SECONDS + 1.0, False)])
+def test_the_dead_do_not_hold_a_task(storage: Storage, age_seconds: float, is_refused: bool) -> None:
+    storage.write("retraining/topic.json", sign(age_seconds=age_seconds))
+    if is_refused:
+        with pytest.raises(PlatformError, match="by ann"), Leases(storage).retraining(["topic"]):
+            pass
+    else:
+        with Leases(storage).retraining(["topic"]):
+            pass
+    storage.write("retraining/mood.json", sign(host=socket.gethostname(), process=dead_process()))
+    with Leases(storage).retraining(["mood"]):
+        pass

@@ -115,7 +115,7 @@ def read_rows(params: Params, sources: Sequence[Source]) -> Rows:
         source=np.repeat(np.arange(len(parts)), sizes),
         position=np.asarray([row for part in parts for row in part.keep], dtype=np.int64),
         texts=texts,
-        ids=[hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts],
+        ids=[row_id(text) for text in texts],
         keys=[fold(text) for text in texts],
         groups=[group for part in parts for group in part.groups],
         times=np.asarray([time for part in parts for time in part.times], dtype=np.int64),
@@ -123,6 +123,11 @@ def read_rows(params: Params, sources: Sequence[Source]) -> Rows:
         labels=labels,
         set_aside=[row for part in parts for row in part.set_aside],
     )
+
+
+def row_id(text: str) -> str:
+    """Returns the id of a row with this normalised text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def fold(text: str) -> str:

@@ -15,6 +15,9 @@ from mtlops.errors import DataError, UsageError
 from mtlops.files import sha256_file
 from mtlops.params import Inputs, Params
 
+QUEUE_SPLIT = "queue_split"
+"""Column of a labelled window that says which rows train and which test, where the queue of rows decided it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -76,6 +79,47 @@ def load_sources(params: Params, *, base: Path, raw: Path) -> list[Source]:
         sources.append(source)
     _check_slices(params, sources)
     return sources
+
+
+def load_window(params: Params, path: Path, *, tasks: tuple[str, ...]) -> Source:
+    """Returns a file of labelled rows of some tasks as a source of theirs.
+
+    Its columns are those of the tasks' own source: of a user's file those that params.yaml names, of a built-in data
+    set `text`, the label's and, if it has them, `group` and `timestamp`. Its groups are those of that source.
+
+    Raises:
+        UsageError: the suffix is none that is known, or the tasks read different columns.
+        DataError: the file or a column is missing, or it cannot be read at all.
+    """
+    spec = params.suite.tasks[tasks[0]]
+    table = read_table(path)
+    wanted = {task: _window_inputs(params, task, table.columns) for task in tasks}
+    inputs = wanted[tasks[0]]
+    for task, other in wanted.items():
+        if other != inputs or params.suite.tasks[task].source != spec.source:
+            raise UsageError(f"{path}: {tasks[0]} and {task} have different sources. Give each a window of its own.")
+    source = Source(
+        name=spec.source, where=str(path), sha256=sha256_file(path), tasks=tasks, inputs=inputs,
+        columns=table.columns, lines=table.lines, unit=table.unit, bad=table.bad,
+        slices=_with_named(params, list(table.columns), _further(params, spec.source, inputs, table.columns)),
+    )  # fmt: skip
+    _check_columns(params, source)
+    return source
+
+
+def window_text_column(params: Params, task: str) -> str:
+    """Returns the column of a labelled window that holds the texts."""
+    return "text" if params.suite.tasks[task].source in catalog.DATASETS else params.inputs(task).text
+
+
+def _window_inputs(params: Params, task: str, columns: Mapping[str, Sequence[Any]]) -> Inputs:
+    if params.suite.tasks[task].source not in catalog.DATASETS:
+        own = params.inputs(task)
+        # Whoever labels rows need not know their group, time or split.
+        known = {k: v for k, v in own.model_dump().items() if k == "text" or v in columns}
+    else:
+        known = {"text": "text", **{key: key for key in ("group", "timestamp") if key in columns}}
+    return Inputs(**known | ({"split": QUEUE_SPLIT} if QUEUE_SPLIT in columns else {}))
 
 
 def _built_in(params: Params, name: str, tasks: tuple[str, ...], raw: Path) -> Source:

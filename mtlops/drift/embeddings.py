@@ -85,6 +85,20 @@ class Embeddings:
         counts = np.bincount(blocks, minlength=NUM_BLOCKS).astype(np.int64)
         return replace(self, counts=counts, sums=sums.astype(np.int64))
 
+    def affinity(self, values: Any) -> Floats:
+        """Returns the mean kernel value (N,) of each of `values` (N, H) with the rows summed: how dense they lie there.
+
+        It is an estimate by random features, never below 0 here, and about 1 where all rows are the same vector.
+        """
+        vectors = np.asarray(values, dtype=np.float32).reshape(-1, self.width)
+        mean = self.sums.sum(axis=0) / max(self.rows, 1)
+        found = np.zeros(len(vectors))
+        for start in range(0, len(vectors), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            found[part] = self._features(vectors[part]) @ mean / (SCALE**2 * NUM_FREQUENCIES)
+        clipped: Floats = found.clip(min=0.0)
+        return clipped
+
     @property
     def rows(self) -> int:
         """Rows summed."""

@@ -14,6 +14,11 @@ The suite gets the worst verdict of its tasks. A missing task of the champion co
 the champion and none is new to it. Without a champion, floor, behaviour and baseline decide alone; so they do for a
 task that the champion does not have, or has with other classes.
 
+An update (`evaluation["retrain"]`) has trained some tasks of its parent, which is then the champion, again. Such a task
+is compared twice: on the test rows that were known before its newest labelled window it must lose nothing that the
+rules above forbid, and on the test rows of the window it must be significantly better, else it is held. Every other
+task is the parent's own, which `evaluate` has proved to the bit.
+
 Better and worse are two families of tests, each corrected (Holm) so that with nothing but noise one of its members
 is significant with a chance of `gates.alpha` at most. Identical tasks are in neither: they cannot differ by chance.
 That a loss is ruled out must hold for every task at once, so each such test keeps the full level (intersection-union
@@ -41,7 +46,8 @@ class TaskVerdict:
     Attributes:
         verdict: PROMOTE, HOLD or REJECT.
         reasons: what decided, then what else was found.
-        kind: `compared` with the champion, `new`, `classes-changed` (judged as new) or `removed`.
+        kind: `compared` with the champion, `new`, `classes-changed` (judged as new), `removed`, or `untouched`: taken
+            over by an update.
     """
 
     verdict: str
@@ -77,9 +83,11 @@ def decide(evaluation: Content) -> Decision:
     if gate["mode"] == "disabled":
         reason = "The gate is disabled (gates.mode): nothing was judged."
         tasks = {name: TaskVerdict("PROMOTE", (reason,), t["comparison"]) for name, t in evaluation["tasks"].items()}
+        tasks |= _untouched(evaluation)
         return Decision("PROMOTE", "PROMOTE", gate["mode"], champion_id, (reason,), tasks)
     evidence = _Evidence.read(evaluation)
     tasks = {name: _judge(name, task, gate, evidence) for name, task in evaluation["tasks"].items()}
+    tasks |= _untouched(evaluation)
     tasks |= {name: _judge_removed(name, champion_id, gate) for name in (champion["removed"] if champion else ())}
     judged, reasons = _whole(tasks, evidence, gate, champion_id)
     if gate["mode"] == "dry-run":
@@ -105,11 +113,14 @@ class _Evidence:
         compared = {n: t["champion"] for n, t in tasks.items() if _differs(t["champion"])}
         twins = {n: t["twin"] for n, t in tasks.items() if _differs(t["twin"])}
         slices = {_slice_name(n, s): s for n in compared for s in _judged_slices(tasks[n])}
+        windows = {_window_name(n, t): t["window"]["champion"] for n, t in tasks.items() if _has_new_rows(t)}
+        # A task with new rows is there to get better on those.
+        on_all = {n: c for n, c in compared.items() if not tasks[n].get("window")}
         return cls(
             has_champion=evaluation["champion"] is not None,
             transfer=evaluation["twins"]["said"],
-            better=holm({n: c["p_better"] for n, c in compared.items()}),
-            worse=holm({n: c["p_worse"] for n, c in (compared | slices).items()}),
+            better=holm({n: c["p_better"] for n, c in (on_all | windows).items()}),
+            worse=holm({n: c["p_worse"] for n, c in (compared | slices | windows).items()}),
             twin_better=holm({n: c["p_better"] for n, c in twins.items()}),
             twin_worse=holm({n: c["p_worse"] for n, c in twins.items()}),
         )
@@ -120,6 +131,15 @@ class _Evidence:
 
 def _differs(change: Content | None) -> bool:
     return change is not None and not change["is_identical"]
+
+
+def _has_new_rows(task: Content) -> bool:
+    """Whether the task was compared on a labelled window, and answers differ there."""
+    return bool(task.get("window")) and not task["window"]["champion"]["is_identical"]
+
+
+def _window_name(name: str, task: Content) -> str:
+    return f"{name}, window {task['window']['name']}"
 
 
 def _judged_slices(task: Content) -> Iterator[Content]:
@@ -137,6 +157,7 @@ def _judge(name: str, task: Content, gate: Content, evidence: _Evidence) -> Task
         *_behaviour(name, task, gate),
         *_champion(name, task, gate, evidence),
         *_slices(name, task, gate, evidence),
+        *_window(name, task, gate, evidence),
         *_baseline(name, task, gate),
     ] or [("PROMOTE", f"{_measured(name, task)}; there is no floor, no baseline and no champion to reach.")]
     found.sort(key=lambda finding: -VERDICTS.index(finding[0]))
@@ -209,7 +230,7 @@ def _champion(name: str, task: Content, gate: Content, evidence: _Evidence) -> I
         yield "PROMOTE", f"{name}: identical: the champion answers each of the {rows:,} test rows the same ({value})."
         return
     said = _change(name, metric, task["metrics"], change["metrics"], change["change"], rows=rows)
-    better, worse, drop = evidence.better[name], evidence.worse[name], change["p_drop"]
+    better, worse, drop = evidence.better.get(name, 1.0), evidence.worse[name], change["p_drop"]
     if worse <= alpha:
         yield "REJECT", f"{said} is significantly worse ({_p(evidence.worse, name, gate)})."
     if drop is not None and drop > alpha:
@@ -218,7 +239,8 @@ def _champion(name: str, task: Content, gate: Content, evidence: _Evidence) -> I
     if better <= alpha:
         yield "PROMOTE", f"{said} is significantly better ({_p(evidence.better, name, gate)})."
     elif worse > alpha:
-        yield "PROMOTE", f"{said} is no significant change (corrected p: better {better:.4f}, worse {worse:.4f})."
+        p = f"better {better:.4f}, worse {worse:.4f}" if name in evidence.better else f"worse {worse:.4f}"
+        yield "PROMOTE", f"{said} is no significant change (corrected p: {p})."
 
 
 _NOT_COMPARED: Mapping[str, str] = {
@@ -234,6 +256,39 @@ def _slices(name: str, task: Content, gate: Content, evidence: _Evidence) -> Ite
             sides = part["metrics"], part["champion"], part["change"]
             said = _change(where, task["primary"], *sides, rows=part["rows"])
             yield "REJECT", f"{said} is significantly worse ({_p(evidence.worse, where, gate)})."
+
+
+def _window(name: str, task: Content, gate: Content, evidence: _Evidence) -> Iterator[Finding]:
+    """What the newest labelled window says: it is why the task was trained again."""
+    found = task.get("window")
+    if not found:
+        return
+    where, metric, change = _window_name(name, task), task["primary"], found["champion"]
+    if change["is_identical"]:
+        yield "HOLD", f"{where}: the champion answers each of its {found['rows']:,} test rows the same."
+        return
+    said = _change(where, metric, found["metrics"], change["metrics"], change["change"], rows=found["rows"])
+    if evidence.worse[where] <= gate["alpha"]:
+        yield "REJECT", f"{said} is significantly worse ({_p(evidence.worse, where, gate)})."
+    elif evidence.better[where] <= gate["alpha"]:
+        yield "PROMOTE", f"{said} is significantly better ({_p(evidence.better, where, gate)})."
+    else:
+        verdict = "HOLD" if gate["promote_when"] == "better" else "PROMOTE"
+        yield verdict, f"{said} is not significantly better (corrected p {evidence.better[where]:.4f})."
+
+
+def _untouched(evaluation: Content) -> dict[str, TaskVerdict]:
+    """The tasks that an update took over: `evaluate` has compared their files and answers, or it would have failed."""
+    retrain = evaluation.get("retrain")
+    if not retrain:
+        return {}
+    said = "taken over from {parent}: the same files, and the same logits to the bit of each of {rows:,} test rows."
+    return {
+        name: TaskVerdict(
+            "PROMOTE", (f"{name}: {said.format(parent=retrain['parent'], rows=proof['rows'])}",), "untouched"
+        )
+        for name, proof in retrain["untouched"].items()
+    }
 
 
 def _change(name: str, metric: str, ours: Content, theirs: Content, change: Content, *, rows: int) -> str:

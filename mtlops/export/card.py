@@ -29,9 +29,17 @@ _WEAKEST = 3
 
 
 def write_card(
-    params: Params, *, evaluation: Mapping[str, Any], decision: Mapping[str, Any], encoder: Mapping[str, Any]
+    params: Params,
+    *,
+    evaluation: Mapping[str, Any],
+    decision: Mapping[str, Any],
+    encoder: Mapping[str, Any],
+    parent: Mapping[str, Any] | None = None,
 ) -> str:
-    """Returns the model card: what the bundle is for, how each task does on which rows, and what it was made of."""
+    """Returns the model card: what the bundle is for, how each task does on which rows, and what it was made of.
+
+    `parent` is the manifest of the bundle that an update took its other tasks from.
+    """
     tasks = evaluation["tasks"]
     sections = [
         f"# {params.suite.name}",
@@ -43,6 +51,7 @@ def write_card(
         f"Intervals: {params.gates.confidence:.0%} bootstrap over groups. The gate says: **{decision['verdict']}**.",
         *_titled("Why", [f"- {reason}" for reason in decision["reasons"]]),
         *_titled("Against the champion", _champion(evaluation)),
+        *_titled("Update", _update(evaluation, parent) if parent else []),
         *_titled("Weakest slices", _slices(tasks)),
         *_titled("Calibration", _calibration(tasks)),
         *_titled("Robustness and behaviour", [*_robustness(tasks), *_behaviour(tasks)]),
@@ -109,6 +118,33 @@ def _champion(evaluation: Evaluation) -> list[str]:
         said = "identical" if found["is_identical"] else f"{change['value']:+.3f}"
         ends = f"{change['low']:+.3f} to {change['high']:+.3f}"
         lines.append(f"| {name} | {metric} | {theirs:.3f} | {ours:.3f} | {said} | {ends} |")
+    return lines
+
+
+def _update(evaluation: Evaluation, parent: Mapping[str, Any]) -> list[str]:
+    """What was retrained on which rows, what it brought and cost, and what was taken over."""
+    retrain = evaluation["retrain"]
+    lines = [
+        f"Retrained: {', '.join(retrain['retrained'])}; start `{retrain['start']}`, old rows `{retrain['mix']}`.",
+        f"All else was taken over, to the bit, from bundle `{retrain['parent']}`.",
+        "",
+        "| task | test rows | metric | parent | this model | change |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, facts in evaluation["tasks"].items():
+        metric = facts["primary"]
+        sides = [("known", facts["rows"]["test"], facts["metrics"], facts["champion"])]
+        if window := facts.get("window"):
+            sides.append((f"new, window {window['name']}", window["rows"], window["metrics"], window["champion"]))
+        lines += [
+            f"| {name} | {rows} {which} | {metric} | {theirs['metrics'][metric]['value']:.3f} "
+            f"| {ours[metric]['value']:.3f} | {theirs['change']['value']:+.3f} |"
+            for which, rows, ours, theirs in sides
+        ]
+    for name in retrain["untouched"]:
+        facts = parent["tasks"][name]
+        value = facts["metrics"][facts["primary"]]["value"]
+        lines.append(f"| {name} | taken over | {facts['primary']} | {value:.3f} | {value:.3f} | identical |")
     return lines
 
 

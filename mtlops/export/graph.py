@@ -109,6 +109,31 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
     return len(proto.graph.node)
 
 
+def replace_bank(graph: PairsGraph, path: Path, *, like: Path) -> int | None:
+    """Writes another graph's ONNX file with this graph's adapters and heads, without tracing; returns its nodes.
+
+    Nothing else in it changes, so the external data of `like` serve it, too. None, and nothing is written, when its
+    bank has other tensors or shapes.
+
+    Args:
+        graph: whose bank is written.
+        path: of the file to write.
+        like: graph of a model with the same trunk, layers and tasks.
+    """
+    import onnx
+
+    proto = onnx.load(str(like), load_external_data=False)
+    there = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(BANK)}
+    bank = {f"{BANK}{name}": tensor.detach().cpu().contiguous() for name, tensor in graph.bank.named_parameters()}
+    if {name: list(tensor.dims) for name, tensor in there.items()} != {n: list(t.shape) for n, t in bank.items()}:
+        return None
+    for name, tensor in bank.items():
+        there[name].raw_data = tensor.numpy().tobytes()
+    with atomic_path(path) as part:
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+    return len(proto.graph.node)
+
+
 def structure(path: Path) -> str:
     """Returns the sha256 of a graph without its adapters and heads: equal where only those differ.
 

@@ -229,15 +229,19 @@ class Predictor:
         encoder: the encoder folder that `prepare` wrote; must be the one it was trained with.
         cache: folder of the trunk cache.
         device: where to compute.
+        backbone: the trunk and cache of another predictor of the same place; none opens its own.
 
     Raises:
         ArtefactError: a file is missing or damaged, or the encoder is another one.
     """
 
-    def __init__(self, trained: Path, encoder: Path, *, cache: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, trained: Path, encoder: Path, *, cache: Path, device: str = "cpu", backbone: Backbone | None = None
+    ) -> None:
         self.model: TrainedModel = load_model(trained)
         self._logits: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
-        self.backbone = Backbone(
+        self._place = encoder, cache, device
+        self.backbone = backbone or Backbone(
             encoder,
             cache=cache,
             model=self.model.model,
@@ -247,6 +251,21 @@ class Predictor:
         )
         if self.backbone.facts != self.model.encoder:
             raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
+
+    def beside(self, trained: Path) -> "Predictor":
+        """Returns another model of the same encoder, layers and length limit on the same backbone.
+
+        Raises:
+            ArtefactError: a file is missing or damaged, or it is a model of another kind.
+        """
+        encoder, cache, device = self._place
+        other = Predictor(trained, encoder, cache=cache, device=device, backbone=self.backbone)
+        ours, theirs = ((m.encoder, m.model, m.max_tokens) for m in (self.model, other.model))
+        if ours != theirs or self.model.model.sharing != "adapters":
+            raise ArtefactError(
+                f"{trained}: has another encoder, other layers or another length limit: not comparable."
+            )
+        return other
 
     def logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32, read only; `row_ids` name the texts in the cache.

@@ -5,6 +5,7 @@ shared.safetensors  what the tasks trained together, where they did
 tasks/<task>/   adapter.safetensors, head.safetensors, task.json
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mtlops.bundle import Bundle
 from mtlops.decoding import Calibration
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path, read_json, write_json
@@ -23,6 +25,8 @@ from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
 SHARED_FILE = "shared.safetensors"
+TASK_FILES = ("adapter.safetensors", "head.safetensors", "task.json")
+"""The files of one task, in a trained model and in a bundle."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,34 @@ def save_model(
         "tasks": [task.name for task in tasks],
     }
     write_json(folder / "model.json", value)
+
+
+def restore_model(bundle: Bundle, folder: Path) -> None:
+    """Writes the folder of the trained model that a bundle was exported from, as `train` wrote it.
+
+    Raises:
+        ArtefactError: the bundle's tasks trained weights together, which cannot be told apart any more.
+    """
+    manifest = bundle.manifest
+    if not manifest["trunk_is_frozen"] or manifest["sharing"] != "adapters":
+        raise ArtefactError(
+            f"{bundle.folder}: its tasks share trained weights (model.sharing: {manifest['sharing']}), so none can be "
+            f"replaced alone. Train the whole suite again."
+        )
+    for task in bundle.tasks:
+        copy_task(bundle.folder, folder, task.name)
+    save_model(
+        folder, encoder=dict(manifest["trunk"]), model=Model.model_validate(manifest["params"]["model"]),
+        max_tokens=manifest["max_tokens"], tasks=bundle.tasks,
+    )  # fmt: skip
+
+
+def copy_task(source: Path, folder: Path, task: str) -> None:
+    """Copies one task's files, byte for byte, from below one folder to below another."""
+    target = folder / "tasks" / task
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TASK_FILES:
+        shutil.copyfile(source / "tasks" / task / name, target / name)
 
 
 def load_model(folder: Path) -> TrainedModel:

@@ -60,6 +60,7 @@ def _evaluation_body(payload: Payload) -> Iterator[Markup]:
         ),
         _grid(card(_heading(name, task), _forest(task), _gain(task)) for name, task in tasks.items()),
     )
+    yield from _update_section(payload)
     yield from champion_sections(payload)
     matrices = {name: t for name, t in tasks.items() if t.get("confusion")}
     yield section(
@@ -97,6 +98,34 @@ def _affinity(payload: Payload) -> Iterator[Markup]:
         ),
         _grid([card("all tasks", affinity(list(found["tasks"]), found["tasks"]))]),
     )
+
+
+def _update_section(payload: Payload) -> Iterator[Markup]:
+    """What an update brought on new rows and cost on known ones, and what it left alone."""
+    retrain = payload.get("retrain")
+    if not retrain:
+        return
+    rows: list[list[object]] = []
+    for name, task in payload["tasks"].items():
+        metric, window = task["primary"], task.get("window")
+        sides = [("known rows", task["rows"]["test"], task["metrics"], task["champion"])]
+        if window:
+            sides.append((f"new rows, window {window['name']}", window["rows"], window["metrics"], window["champion"]))
+        rows += [
+            [name, which, count, f"{theirs['metrics'][metric]['value']:.3f}", f"{ours[metric]['value']:.3f}",
+             signed(theirs["change"])]
+            for which, count, ours, theirs in sides
+        ]  # fmt: skip
+    rows += [
+        [name, "taken over", proof["rows"], "the same", "the same", "identical to the bit"]
+        for name, proof in retrain["untouched"].items()
+    ]
+    yield section(
+        "What the update brings and costs",
+        note(f"Some tasks of {retrain['parent']} were trained again; all others are its own files, and every logit of "
+             "theirs on the test rows was compared."),
+        table(["task", "test rows of", "rows", "parent", "this model", "change"], rows),
+    )  # fmt: skip
 
 
 def _forest(task: Payload) -> Markup:
@@ -231,7 +260,7 @@ EVALUATION = Page(
     title="Evaluation",
     about="How good each task is on test rows that training never saw, beside three simpler models on the same rows.",
     keys=frozenset({"tasks", "bootstrap"}),
-    shown=frozenset({"tasks", "bootstrap", "mean", "champion", "twins", "gate", "affinity"}),
+    shown=frozenset({"tasks", "bootstrap", "mean", "champion", "twins", "gate", "affinity", "retrain"}),
     headline=_evaluation_headline,
     body=lambda payload: list(_evaluation_body(payload)),
 )

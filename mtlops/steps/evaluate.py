@@ -27,9 +27,12 @@ from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.measurements import measure_affinity, measure_closer
 from mtlops.steps.profiles import Profiler, measure_drift
+from mtlops.steps.tradeoff import measure_window, model_answers, prove_untouched
 from mtlops.steps.twins import train_twins
+from mtlops.steps.updates import Update, find_update
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
@@ -96,17 +99,57 @@ def evaluate(
         PlatformError: a report cannot be written, or the registry not be reached.
     """
     predictor = Predictor(trained, encoder, cache=cache)
+    update = find_update(trained, prepared=prepared, registry=registry, cache=cache)
+    if update is None:
+        content = _measure(params, predictor, prepared=prepared, encoder=encoder, cache=cache, registry=registry)
+    else:
+        content = _measure_update(
+            params, predictor, update, trained=trained, prepared=prepared, encoder=encoder, cache=cache
+        )
+    decided = decide(content)
+    write_report(report, content)
+    write_json(report.with_name("scores.json"), _score_rows(content["tasks"]))
+    write_report(decision, {"schema_version": SCHEMA_VERSION, **asdict(decided)})
+    logger.info("verdict=%s champion=%s report=%s", decided.verdict, decided.champion, report)
+    return Evaluated(
+        verdict=decided.verdict,
+        tasks={name: task.verdict for name, task in decided.tasks.items()},
+        metrics={f"{name}/{t['primary']}": t["metrics"][t["primary"]]["value"] for name, t in content["tasks"].items()},
+        report=str(report),
+        decision=str(decision),
+    )
+
+
+def _measure(
+    params: Params,
+    predictor: Predictor,
+    *,
+    prepared: Path,
+    encoder: Path,
+    cache: Path,
+    registry: str = "",
+    opponent: tuple[Champion, Predictor] | None = None,
+) -> dict[str, Any]:
+    """The content of evaluation.json for the tasks of `params`.
+
+    `opponent` is a champion to compare with instead of the registry's, and its model, which answers in its place.
+    """
     tests = {task.name: read_split(prepared, task.name, "test") for task in params.tasks()}
-    champion = open_champion(registry, cache=cache, threads=params.train.threads) if registry else None
+    if opponent is not None:
+        champion: Champion | None = opponent[0]
+        answers = model_answers(opponent[1], tests)
+    else:
+        champion = open_champion(registry, cache=cache, threads=params.train.threads) if registry else None
+        answers = _champion_answers(params, champion, tests)
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
-    opponents = _Opponents(_champion_answers(params, champion, tests), twins.answers(tests))
+    opponents = _Opponents(answers, twins.answers(tests))
     scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
     profiler = Profiler.open(params, prepared=prepared, predictor=predictor)
     drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     closer = measure_closer(
         params, prepared=prepared, predictor=predictor, tests=tests, champion=opponents.champion
     )  # fmt: skip
-    content = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "bootstrap": params.gates.model_dump(include={"confidence", "resamples", "seed"}),
         "gate": _gate(params),
@@ -125,18 +168,28 @@ def evaluate(
             for task in params.tasks()
         },
     }
-    decided = decide(content)
-    write_report(report, content)
-    write_json(report.with_name("scores.json"), _score_rows(content["tasks"]))
-    write_report(decision, {"schema_version": SCHEMA_VERSION, **asdict(decided)})
-    logger.info("verdict=%s champion=%s report=%s", decided.verdict, decided.champion, report)
-    return Evaluated(
-        verdict=decided.verdict,
-        tasks={name: task.verdict for name, task in decided.tasks.items()},
-        metrics={f"{name}/{s.primary}": s.metrics[s.primary].value for name, s in scores.items()},
-        report=str(report),
-        decision=str(decision),
+
+
+def _measure_update(
+    params: Params, predictor: Predictor, update: Update, *, trained: Path, prepared: Path, encoder: Path, cache: Path
+) -> dict[str, Any]:
+    """The content of evaluation.json for an update: its own tasks on old and new rows, and proof about the others."""
+    parent = predictor.beside(update.parent_model)
+    champion = Champion(update.parent.id, "", Runtime(update.parent, threads=params.train.threads))
+    suite = params.only(update.retrained)
+    content = _measure(
+        suite, predictor, prepared=update.mixed.known, encoder=encoder, cache=cache, opponent=(champion, parent)
     )
+    content["champion"] = {"bundle_id": update.parent.id, "url": "", "removed": []}
+    for task in suite.tasks():
+        if update.lineage.retrained[task.name] is not None:
+            found = measure_window(task, update, ours=predictor, parent=parent, gates=params.gates)
+            content["tasks"][task.name]["window"] = _rounded(found)
+    content["retrain"] = {
+        **asdict(update.lineage),
+        "untouched": prove_untouched(update, trained=trained, prepared=prepared, ours=predictor, parent=parent),
+    }
+    return content
 
 
 def _champion_answers(params: Params, champion: Champion | None, tests: Mapping[str, pa.Table]) -> dict[str, Outputs]:

@@ -16,7 +16,7 @@ from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
-from mtlops.export.graph import PairsGraph, structure, write_onnx
+from mtlops.export.graph import PairsGraph, replace_bank, structure, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
@@ -25,16 +25,17 @@ from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.predictor import Predictor
 from mtlops.model.sharing.anatomy import make
-from mtlops.model.trained import TrainedModel, load_model, save_tensors
+from mtlops.model.trained import TASK_FILES, TrainedModel, load_model, save_tensors
 from mtlops.params import Params
 from mtlops.report import write_report
 from mtlops.serving.runtime import Runtime, golden_logits, open_session
 from mtlops.steps.profiles import REFERENCE, Profiler, write_references
+from mtlops.steps.taking_over import check_taken_over, golden_texts, keep_golden, write_update_references
+from mtlops.steps.updates import Update, find_update
 
 logger = logging.getLogger(__name__)
 
 _TRUNK_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_TASK_FILES = ("adapter.safetensors", "head.safetensors", "task.json")
 _LATENCY_RUNS = 15
 
 
@@ -64,21 +65,26 @@ def export(
     decision: Path = Path("reports/decision.json"),
     out: Path = Path("models/candidate"),
     report: Path = Path("reports/export.json"),
+    registry: str = "",
 ) -> Exported:
     """Writes the bundle and the export report; nothing is written unless the graph agrees with PyTorch.
 
+    Of an update only what changed is made: every other file is its parent's, which `registry` holds if the cache does
+    not.
+
     Raises:
-        ArtefactError: an input is missing or damaged, or the graph does not agree with PyTorch.
+        ArtefactError: an input is missing or damaged, the graph does not agree with PyTorch, or what an update was not
+            to change is not its parent's to the bit.
         PlatformError: something cannot be written.
     """
     model = load_model(trained)
     judged = read_json(evaluation, made_by="mtlops evaluate")
     decided = read_json(decision, made_by="mtlops evaluate")
-    _check_tasks_agree(model, judged, evaluation)
+    update = find_update(trained, prepared=prepared, registry=registry, cache=cache)
+    _check_tasks_agree(update.retrained if update else [task.name for task in model.tasks], judged, evaluation)
     graph = _graph(params, model, load_trunk(encoder))
     with atomic_folder(out) as folder:
-        logger.info("writing the ONNX graph")
-        num_nodes = write_onnx(graph, folder / "model.onnx", opset=params.export.opset)
+        num_nodes = _write_graph(graph, folder, params, update)
         session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=0)
         parities = measure(graph, session, num_tasks=len(model.tasks))
         max_error = check(parities, tolerance=params.export.tolerance)
@@ -86,15 +92,24 @@ def export(
         _copy_parts(folder, encoder=encoder, trained=trained, model=model)
         _write_shared(folder / "trunk", graph, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
-        texts = _golden_texts(params, prepared, model)
+        texts = _golden_texts(params, prepared, model) if update is None else golden_texts(update)
         golden = golden_logits(session, tokenizer, model.tasks, texts)
+        if update is not None:
+            golden = keep_golden(update, golden, tokenizer)
         rows = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
         write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
         predictor = Predictor(trained, encoder, cache=cache)
-        write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
-        write_text(folder / "card.md", write_card(params, evaluation=judged, decision=decided, encoder=model.encoder))
-        facts = _manifest(folder, params, prepared, model, judged, decided)
+        if update is None:
+            write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
+        else:
+            write_update_references(params, update, predictor, folder / REFERENCE)
+        parent = update.parent.manifest if update else None
+        card = write_card(params, evaluation=judged, decision=decided, encoder=model.encoder, parent=parent)
+        write_text(folder / "card.md", card)
+        facts = _manifest(folder, params, prepared, model, judged, decided, update)
         write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor)})
+        if update is not None:
+            check_taken_over(update, folder)
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
     payload |= {
@@ -113,18 +128,34 @@ def export(
     return Exported(path=out.as_posix(), bundle_id=runtime.bundle_id, max_error=max_error)
 
 
-def _check_tasks_agree(model: TrainedModel, judged: Mapping[str, Any], evaluation: Path) -> None:
-    if [task.name for task in model.tasks] != list(judged["tasks"]):
+def _check_tasks_agree(trained: list[str], judged: Mapping[str, Any], evaluation: Path) -> None:
+    if trained != list(judged["tasks"]):
         raise ArtefactError(
-            f"{evaluation}: judges tasks {list(judged['tasks'])}, but the model has "
-            f"{[task.name for task in model.tasks]}. Run `mtlops evaluate` again."
+            f"{evaluation}: judges tasks {list(judged['tasks'])}, but trained were {trained}. Run `mtlops evaluate` "
+            f"again."
         )
+
+
+def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, update: Update | None) -> int:
+    """Writes the ONNX graph and its external data; returns its number of nodes."""
+    path = folder / "model.onnx"
+    if update is None:
+        logger.info("writing the ONNX graph")
+        return write_onnx(graph, path, opset=params.export.opset)
+    weights = path.with_name("model.onnx.data")
+    shutil.copyfile(update.parent.folder / weights.name, weights)
+    assert isinstance(graph, PairsGraph)
+    replaced = replace_bank(graph, path, like=update.parent.folder / "model.onnx")
+    if replaced is not None:
+        return replaced
+    logger.info("writing the ONNX graph: the parent's has another bank")
+    return write_onnx(graph, path, opset=params.export.opset, weights=weights)
 
 
 def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel) -> None:
     pairs = [(encoder / name, folder / "trunk" / name) for name in _TRUNK_FILES]
     for task in model.tasks:
-        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in _TASK_FILES]
+        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in TASK_FILES]
     for source, target in pairs:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -170,14 +201,20 @@ def _manifest(
     model: TrainedModel,
     judged: Mapping[str, Any],
     decided: Mapping[str, Any],
+    update: Update | None,
 ) -> dict[str, Any]:
     data = read_json(prepared / "manifest.json", made_by="mtlops prepare")
     return {
         "suite": params.suite.name,
         "created": _created(data["data_as_of"]),
         "code": {"version": __version__, "digest": code_digest()},
-        "data": {"manifest_sha256": sha256_file(prepared / "manifest.json"), "fingerprint": data["fingerprint"]},
-        "parent": None,
+        "data": {
+            "manifest_sha256": sha256_file(prepared / "manifest.json"),
+            "fingerprint": data["fingerprint"],
+            "sources": {name: source["sha256"] for name, source in data["sources"].items()},
+        },
+        "parent": update.parent.id if update else None,
+        **({"lineage": asdict(update.lineage)} if update else {}),
         "sharing": model.model.sharing,
         "trunk_is_frozen": not model.shared,
         "trunk": _trunk_facts(folder, model),
@@ -190,14 +227,32 @@ def _manifest(
                 "columns": [0, task.num_outputs],
                 "pooling": model.model.pooling,
                 **model.calibrations[task.name].facts(task),
-                "primary": judged["tasks"][task.name]["primary"],
-                "metrics": judged["tasks"][task.name]["metrics"],
+                **_measured(task.name, judged, update),
                 "verdict": decided["tasks"][task.name]["verdict"],
             }
             for position, task in enumerate(model.tasks)
         },
-        "params": params.model_dump(mode="json"),
+        "params": _params_facts(params, data, update),
     }
+
+
+def _measured(task: str, judged: Mapping[str, Any], update: Update | None) -> dict[str, Any]:
+    """A task's primary metric and its metrics; those of a task that was taken over are its parent's."""
+    is_taken = update is not None and task not in judged["tasks"]
+    facts = update.parent.manifest["tasks"][task] if update is not None and is_taken else judged["tasks"][task]
+    return {"primary": facts["primary"], "metrics": facts["metrics"]}
+
+
+def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None) -> dict[str, Any]:
+    """The params, as if params.yaml had asked for what the command line did: windows, and what was retrained."""
+    facts = params.model_dump(mode="json")
+    facts["data"]["labelled"] = list(data.get("labelled", {}))
+    if update is not None:
+        done = update.lineage
+        facts["retrain"] |= {
+            "tasks": list(done.retrained), "parent": done.parent, "mix": done.mix, "start": done.start
+        }  # fmt: skip
+    return facts
 
 
 def _graph_facts(folder: Path, params: Params, predictor: Predictor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from mtlops.data.allocation import Allocation, allocate, without_conflicts
 from mtlops.data.checks import Check, check_files, read_checks, write_behaviour
 from mtlops.data.encoders import EncoderFiles, read_encoder, write_encoder
+from mtlops.data.labelled import read_labelled_window
 from mtlops.data.normalisation import fingerprint
 from mtlops.data.prepared import (
     MANIFEST,
@@ -32,6 +33,7 @@ from mtlops.data.windows import rule
 from mtlops.errors import DataError, UsageError
 from mtlops.files import atomic_folder, to_json
 from mtlops.params import Params
+from mtlops.steps.admit import admit_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,12 @@ def prepare(
     splits = {task: _splits(params, rows, allocation, task, left_out) for task in rows.labels}
     tokenizer_sha256 = _write_encoder(encoder, files)
     manifest = _manifest(params, rows, allocation, left_out=left_out, tokenizer_sha256=tokenizer_sha256)
-    _write(out, manifest, params, rows, allocation, splits, behaviour, checks)
+    with atomic_folder(out) as folder:
+        _write(folder, manifest, params, rows, allocation, splits, behaviour, checks)
+        for window in params.data.labelled:
+            facts = read_labelled_window(base / window)
+            if not set(facts.tasks) <= set(params.left_out):
+                admit_recorded(params, base / window, facts, prepared=folder, out=folder)
     return _result(manifest, out=out, encoder=encoder)
 
 
@@ -172,7 +179,7 @@ def _as_of(rows: Rows) -> str:
 
 
 def _write(
-    out: Path,
+    folder: Path,
     manifest: Manifest,
     params: Params,
     rows: Rows,
@@ -183,24 +190,23 @@ def _write(
 ) -> None:
     """Writes the folder, and completes the manifest with the rows and hashes of its parts."""
     tabulation = Tabulation(rows)
-    with atomic_folder(out) as folder:
-        for task in params.tasks():
-            has_label = rows.has_label([task.name])
-            for split, index in splits[task.name].items():
-                table = tabulation.table(task, index)
-                part = write_part(folder, f"{task.name}/{split}.parquet", table, task=task)
-                manifest["tasks"][task.name]["splits"][split] = part
-            manifest["columns"][task.name] = {field.name: str(field.type) for field in table.schema}
-            for window in (name for name, spec in params.data.windows.items() if task.name in spec.tasks):
-                index = first_of_each(rows.ids, np.flatnonzero(allocation.windows[window] & has_label))
-                table = tabulation.table(task, index)
-                part = write_part(folder, f"windows/{window}/{task.name}.parquet", table, task=task)
-                manifest["windows"][window]["tasks"][task.name] = part
-        if rows.set_aside:
-            write_parquet(folder / QUARANTINE, set_aside_table(rows.set_aside))
-        if behaviour:
-            write_behaviour(folder, checks, files=behaviour)
-        (folder / MANIFEST).write_text(to_json(manifest) + "\n", encoding="utf-8")
+    for task in params.tasks():
+        has_label = rows.has_label([task.name])
+        for split, index in splits[task.name].items():
+            table = tabulation.table(task, index)
+            part = write_part(folder, f"{task.name}/{split}.parquet", table, task=task)
+            manifest["tasks"][task.name]["splits"][split] = part
+        manifest["columns"][task.name] = {field.name: str(field.type) for field in table.schema}
+        for window in (name for name, spec in params.data.windows.items() if task.name in spec.tasks):
+            index = first_of_each(rows.ids, np.flatnonzero(allocation.windows[window] & has_label))
+            table = tabulation.table(task, index)
+            part = write_part(folder, f"windows/{window}/{task.name}.parquet", table, task=task)
+            manifest["windows"][window]["tasks"][task.name] = part
+    if rows.set_aside:
+        write_parquet(folder / QUARANTINE, set_aside_table(rows.set_aside))
+    if behaviour:
+        write_behaviour(folder, checks, files=behaviour)
+    (folder / MANIFEST).write_text(to_json(manifest) + "\n", encoding="utf-8")
 
 
 def _result(manifest: Manifest, *, out: Path, encoder: Path) -> Prepared:

@@ -1,6 +1,7 @@
 """Profiles of a suite's rows: drift of the test rows for `evaluate`, the references in the bundle for `export`."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,19 +154,38 @@ def write_references(profiler: Profiler, folder: Path) -> None:
     )  # fmt: skip
     everything.save(folder / ENCODER)
     for task in tasks:
-        table, held_out = tables[task.name], _at_most(MOST_ANSWERS, profiler.rows(task, "valid", "test"))
-        outputs = profiler.outputs(task, held_out)
-        columns = {
-            **profiler.inputs(table),
-            **label_columns(task, table["label"].to_pylist()),
-            **prediction_columns(task, outputs),
-            **quality_columns(task, outputs, task.encode(held_out["label"].to_pylist())),
-        }
-        profile = Profile.fit(
-            task.name, columns, trunk=trunk, settings=settings, keys=_keys(table), like=everything
-        )  # fmt: skip
-        profile.save(folder / task.name)
+        _write_reference(profiler, task, folder, like=everything)
     logger.info("reference tasks=%d rows=%d", len(tasks), together.num_rows)
+
+
+def update_references(profiler: Profiler, folder: Path, *, parent: Path) -> None:
+    """Writes the reference profiles of the profiler's tasks below `folder`, and takes all others over from `parent`.
+
+    What all rows together are compared with stays as it was: one task's update does not say how the others' inputs
+    look now.
+
+    Raises:
+        ArtefactError: a file is missing or damaged.
+    """
+    shutil.copytree(parent, folder)
+    everything = Profile.load(folder / ENCODER, trunk=profiler.trunk)
+    for task in profiler.tasks:
+        _write_reference(profiler, task, folder, like=everything)
+
+
+def _write_reference(profiler: Profiler, task: Task, folder: Path, *, like: Profile) -> None:
+    table, held_out = profiler.rows(task, *SPLITS), _at_most(MOST_ANSWERS, profiler.rows(task, "valid", "test"))
+    outputs = profiler.outputs(task, held_out)
+    columns = {
+        **profiler.inputs(table),
+        **label_columns(task, table["label"].to_pylist()),
+        **prediction_columns(task, outputs),
+        **quality_columns(task, outputs, task.encode(held_out["label"].to_pylist())),
+    }
+    profile = Profile.fit(
+        task.name, columns, trunk=profiler.trunk, settings=profiler.settings, keys=_keys(table), like=like
+    )  # fmt: skip
+    profile.save(folder / task.name)
 
 
 def _against_train(profiler: Profiler, task: Task, columns: Columns, *, keys: list[str]) -> Findings:

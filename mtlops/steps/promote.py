@@ -8,7 +8,7 @@ from typing import Any
 from mtlops.bundle import Bundle
 from mtlops.errors import ArtefactError, UsageError, VerdictError
 from mtlops.files import read_json
-from mtlops.git_tags import plan_tags
+from mtlops.git_tags import plan_tags, revision
 from mtlops.leases import whoami
 from mtlops.registry import ChampionChangedError, Registry
 
@@ -91,7 +91,11 @@ def promote(
             by=by or whoami(),
             reason=_reason(decided, reason, force=force),
             verdict=decided["verdict"],
-            report={"decision": decided, "export": {key: exported.get(key) for key in _KEPT_OF_EXPORT}},
+            report={
+                "decision": decided,
+                "export": {key: exported.get(key) for key in _KEPT_OF_EXPORT},
+                "git": revision(bundle.resolve().parent),
+            },
         )
     is_new = current != entry.bundle_id
     message = f"bundle {entry.bundle_id}, champion version {entry.version}"

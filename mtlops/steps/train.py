@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from mtlops.evaluation import calibration
 from mtlops.evaluation.calibration import Fitted
 from mtlops.files import atomic_folder, sha256_file, write_json
 from mtlops.model.adapters.anatomy import Tensors
+from mtlops.model.lineage import write_lineage
 from mtlops.model.predictor import Backbone
 from mtlops.model.sharing.anatomy import Sharing
-from mtlops.model.trained import save_model, save_task
+from mtlops.model.trained import copy_task, load_model, save_model, save_task
 from mtlops.params import Params
 from mtlops.report import write_report
 from mtlops.serving.runtime import Runtime
+from mtlops.steps.updates import Update, begin_update
 from mtlops.tasks import Task
 from mtlops.training import craft
 from mtlops.training.augmentation import augment
@@ -65,8 +67,11 @@ def train(
     out: Path = Path("models/trained"),
     cache: Path = Path("data/cache"),
     report: Path = Path("reports/training.json"),
+    registry: str = "",
 ) -> Trained:
-    """Trains every task of the suite and writes the model folder and the training report.
+    """Trains every task of the suite, or those of `retrain.tasks`, and writes the model folder and the training report.
+
+    The other tasks of an update are taken over from its parent, which `registry` holds when it is no folder.
 
     Raises:
         UsageError: params do not fit the encoder or the teacher, or a loss is not finite.
@@ -82,15 +87,20 @@ def train(
             f"Start one, or choose 'adapters'."
         )
     device = _set_up(params, device, world)
+    update, suite = None, params
+    if params.retrain.tasks:
+        update = begin_update(params, prepared=prepared, encoder=encoder, registry=registry, cache=cache)
+        prepared, params = update.mixed.known, params.only(update.retrained)
     teacher = _teacher(params, prepared)
     run = partial(
-        _run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher, world=world
-    )
+        _run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher, world=world,
+        update=update,
+    )  # fmt: skip
     stages = [run(_first_stage(params))]
     if _has_second_stage(params):
         stages.append(run(params, first=stages[0].learners))
     if world.is_first:
-        _write(params, stages[-1], teacher, out=out, report=report)
+        _write(params, stages[-1], teacher, suite=suite, update=update, out=out, report=report)
         for stage in stages:
             stage.checkpoint.remove()
     world.leave()
@@ -107,7 +117,10 @@ class _Stage:
     joint: Joint | None = None
 
 
-def _write(params: Params, stage: "_Stage", teacher: Runtime | None, *, out: Path, report: Path) -> None:
+def _write(
+    params: Params, stage: "_Stage", teacher: Runtime | None, *, suite: Params, update: Update | None, out: Path,
+    report: Path,
+) -> None:  # fmt: skip
     """Fits what is fitted on validation rows, and writes the model folder and the report."""
     learners, backbone, joint = stage.learners, stage.backbone, stage.joint
     served = {name: _served(learner, backbone) for name, learner in learners.items()}
@@ -118,16 +131,20 @@ def _write(params: Params, stage: "_Stage", teacher: Runtime | None, *, out: Pat
     answers = {name: _answers(backbone, served[name], joint, name) for name in learners}
     fitted = {name: _calibrate(learner, answers[name]) for name, learner in learners.items()}
     with atomic_folder(out) as folder:
+        if update is not None:
+            _take_over(update, folder)
         for name, learner in learners.items():
             facts = _facts(learner) | fitted[name].calibration.facts(learner.task)
             save_task(folder, learner.task, served[name], facts=facts)
         save_model(
             folder, encoder=backbone.facts, model=params.model,
-            max_tokens=params.encoder.max_tokens, tasks=params.tasks(), shared=joint.best if joint is not None else {},
+            max_tokens=params.encoder.max_tokens, tasks=suite.tasks(), shared=joint.best if joint is not None else {},
         )  # fmt: skip
     payload = _report(learners, backbone, stage.speed) | {"craft": craft.used(params.train)}
     if joint is not None:
         payload["sharing"] = joint.report()
+    if update is not None:
+        payload["retrain"] = asdict(update.lineage) | {"untouched": update.untouched}
     if teacher is not None:
         payload["craft"]["teacher_bundle"] = teacher.bundle_id
     for name, learner in learners.items():
@@ -172,6 +189,7 @@ def _run_stage(
     device: str,
     teacher: Runtime | None,
     world: World,
+    update: Update | None = None,
     first: Mapping[str, Learner] | None = None,
 ) -> _Stage:
     """Trains all tasks; `first` holds the learners of an earlier stage that this one builds on."""
@@ -190,6 +208,10 @@ def _run_stage(
         task.name: _learner(task, params, split, backbone, first, steps_per_epoch=steps[task.name])
         for task, split in splits.items()
     }
+    if update is not None and update.lineage.start == "warm":
+        before = load_model(update.parent_model).tensors
+        for name, learner in learners.items():
+            learner.start_from(before[name])
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone, teacher))
     if isinstance(backbone.above, Sharing):
         weights = {name: spec.weight for name, spec in params.suite.tasks.items()}
@@ -198,6 +220,13 @@ def _run_stage(
         return _Stage(learners, backbone, checkpoint, speed, joint)
     speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint, world=world)
     return _Stage(learners, backbone, checkpoint, speed)
+
+
+def _take_over(update: Update, folder: Path) -> None:
+    """Copies what is not trained: the files of the other tasks, and what is known of the update."""
+    for task in update.untouched:
+        copy_task(update.parent.folder, folder, task)
+    write_lineage(folder, update.lineage)
 
 
 def _device(params: Params) -> str:
@@ -325,7 +354,7 @@ def _calibration_report(fitted: Fitted, learner: Learner) -> dict[str, Any]:
 
 def _identity(params: Params, prepared: Path, backbone: Backbone, teacher: Runtime | None) -> str:
     value = {
-        "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train"}),
+        "params": params.model_dump(mode="json", include={"suite", "encoder", "model", "train", "retrain"}),
         "data": sha256_file(prepared / "manifest.json"),
         "encoder": backbone.facts,
         "teacher": teacher and teacher.bundle_id,

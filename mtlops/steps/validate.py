@@ -6,7 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlops.data.prepared import SPLITS, Manifest, read_manifest, read_split, read_window
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtlops.data.prepared import (
+    SPLITS,
+    Manifest,
+    count_part,
+    read_labelled,
+    read_manifest,
+    read_split,
+    read_window,
+    windows_of,
+)
 from mtlops.errors import ArtefactError, DataError
 from mtlops.params import Params
 from mtlops.report import write_report
@@ -57,15 +69,36 @@ def validate(
 
 
 def _parts(params: Params, prepared: Path, manifest: Manifest) -> Iterator[LoadedPart]:
+    labelled = _labelled_since(prepared, manifest)
     for task in params.tasks():
         for split in SPLITS:
             table = read_split(prepared, task.name, split)
-            yield LoadedPart(task, split, table, manifest["tasks"][task.name]["splits"][split])
+            entry = manifest["tasks"][task.name]["splits"][split]
+            if windows_of(manifest, task.name):
+                # The hash of each file was checked as it was read; what is counted is their sum.
+                entry = {**entry, **count_part(table, task)}
+            yield LoadedPart(task, split, table, entry)
         for name, window in params.data.windows.items():
             if task.name in window.tasks:
                 table = read_window(prepared, name, task.name)
                 entry = manifest["windows"][name]["tasks"][task.name]
+                if labelled is not None and window.share is None:
+                    table = table.filter(pc.invert(pc.is_in(table["row_id"], value_set=labelled)))
+                    entry = {**entry, **count_part(table, task)}
+                    if not table.num_rows:
+                        continue
                 yield LoadedPart(task, f"windows/{name}", table, entry, is_apart=window.share is not None)
+
+
+def _labelled_since(prepared: Path, manifest: Manifest) -> pa.Array | None:
+    """Ids of the rows of labelled windows: production rows among them are set aside no longer. None without any."""
+    tables = [
+        read_labelled(prepared, name, task, split)["row_id"]
+        for name, entry in manifest.get("labelled", {}).items()
+        for task in entry["tasks"]
+        for split in SPLITS
+    ]
+    return pa.concat_arrays([chunk for column in tables for chunk in column.chunks]) if tables else None
 
 
 def _manifest_facts(params: Params, prepared: Path, manifest: Manifest) -> Iterator[Fact]:
@@ -96,6 +129,9 @@ def _counts(manifest: Manifest, task: str) -> dict[str, Any]:
     entry = manifest["tasks"][task]
     windows = {name: window["tasks"] for name, window in manifest["windows"].items()}
     parts = entry["splits"] | {f"windows/{name}": parts[task] for name, parts in windows.items() if task in parts}
+    for name in windows_of(manifest, task):
+        admitted = manifest["labelled"][name]["tasks"][task]
+        parts |= {f"labelled/{name}/{split}": part for split, part in admitted.items()}
     counts = {name: {"rows": part["rows"], "label_counts": part["label_counts"]} for name, part in parts.items()}
     return {"kind": entry["kind"], "source": entry["source"], "parts": counts}
 

@@ -180,6 +180,26 @@ class Learner:
         scaled["head.bias"] = scaled["head.bias"] * self.scale + self.offset
         return scaled
 
+    def start_from(self, tensors: Tensors) -> None:
+        """Begins with the tensors of an earlier training, whose head gives label units.
+
+        Raises:
+            UsageError: the adapter is not served in the form in which it is trained, or has another shape.
+        """
+        ours = {name: tensor.shape for name, tensor in self.tensors.items()}
+        if ours != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise UsageError(
+                f"params.yaml: retrain.start: task {self.task.name}: this adapter cannot go on from its served form. "
+                f"Use retrain.start: fresh."
+            )
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(tensors[name])
+            self.tensors["head.weight"] /= self.scale
+            self.tensors["head.bias"] -= self.offset
+            self.tensors["head.bias"] /= self.scale
+        self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns everything that a resume needs: tensors by name, and plain values."""
         tensors = {f"now/{n}": t.detach() for n, t in self.tensors.items()}

@@ -232,3 +232,43 @@ def test_transfer_is_said_and_decides_nothing(twin: dict[str, Any], words: str) 
     found = _judge(_task(twin=twin))
     assert found.verdict == "PROMOTE"
     assert words in found.reasons[-1]
+
+
+def _update(known: dict[str, Any], window: dict[str, Any], *, gate: dict[str, Any] | None = None) -> Decision:
+    """The decision on an update of task `tone` that took `mail` over."""
+    found = {"name": "spring", "rows": 80, "metrics": {"macro_f1": _interval(0.8)}, "champion": window}
+    return decide({
+        "gate": GATE | (gate or {}), "champion": CHAMPION, "twins": {"mode": "never", "said": "not measured"},
+        "tasks": {"tone": _task(champion=known, window=found)},
+        "retrain": {"parent": "c0ffee", "untouched": {"mail": {"rows": 900, "logits_sha256": "0"}}},
+    })  # fmt: skip
+
+
+def test_an_update_is_promoted_for_its_new_rows_and_keeps_the_other_tasks() -> None:
+    found = _update(_change(-0.004, worse=0.4), _change(0.2, better=0.001))
+    assert (found.verdict, found.champion) == ("PROMOTE", "c0ffee")
+    assert "significantly better: tone, window spring" in found.reasons[0]
+    assert (found.tasks["mail"].verdict, found.tasks["mail"].kind) == ("PROMOTE", "untouched")
+    assert "same logits to the bit of each of 900 test rows" in found.tasks["mail"].reasons[0]
+
+
+@pytest.mark.parametrize(
+    "known, window, verdict, said",
+    [
+        (_change(-0.004), _change(0.02, better=0.2), "HOLD", "window spring: macro_f1"),
+        (_change(0.05, better=0.001), _change(0.02, better=0.2), "HOLD", "is not significantly better"),
+        (_change(-0.1, worse=0.001), _change(0.2, better=0.001), "REJECT", "is significantly worse"),
+        (_change(-0.02, drop=0.3), _change(0.2, better=0.001), "HOLD", "does not rule out a loss"),
+        (_change(0.01), _change(-0.2, worse=0.001), "REJECT", "window spring"),
+        (_change(0.0, is_identical=True), _change(0.0, is_identical=True), "HOLD", "the same"),
+    ],
+)
+def test_an_update_is_judged_on_old_and_on_new_rows(known: Any, window: Any, verdict: str, said: str) -> None:
+    found = _update(known, window)
+    assert found.verdict == verdict
+    assert said in found.reasons[0]
+
+
+def test_new_rows_need_not_be_better_where_not_worse_is_enough() -> None:
+    gate = {"promote_when": "not-worse"}
+    assert _update(_change(0.0), _change(0.02, better=0.2), gate=gate).verdict == "PROMOTE"

@@ -1,0 +1,190 @@
+"""The commands that close the loop: admit a labelled window; and the options of train that update a champion."""
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlops.cli_registry import add_registry_option
+from mtlops.errors import UsageError
+
+if TYPE_CHECKING:
+    from mtlops.params import Params
+
+AddCommand = Callable[[Any, str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
+"""Adds a command with the options that all commands share: (parsers, name, summary, what it runs)."""
+
+COMMANDS = ("admit", "label-queue", "lineage")
+
+
+def add_commands(commands: Any, add: AddCommand) -> None:
+    """Adds the commands to the parsers of the command line."""
+    _add_admit(commands, add)
+    _add_label_queue(commands, add)
+    _add_lineage(commands, add)
+
+
+def _add_params(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
+    )
+
+
+def _add_admit(commands: Any, add: AddCommand) -> None:
+    command = add(commands, "admit", "add a labelled window of production rows to the prepared splits", _admit)
+    command.add_argument("rows", type=Path, metavar="FILE", help="labelled rows, or the folder of a recorded window")
+    command.add_argument("--tasks", default="", metavar="A,B", help="tasks whose labels the file has")
+    command.add_argument("--name", default="", help="of the window (default: the file's)")
+    command.add_argument("--alert", default="", metavar="ID", help="the alert that asked for it")
+    command.add_argument("--note", default="", metavar="TEXT", help="what else a reader should know")
+    _add_params(command)
+    for name, default, meaning in (
+        ("windows", "data/windows", "folder of recorded windows"),
+        ("prepared", "data/prepared", "folder of prepared splits"),
+    ):
+        command.add_argument(f"--{name}", type=Path, default=Path(default), metavar="DIR", help=meaning)
+    command.add_argument("--out", type=Path, metavar="DIR", help="where the splits go (default: they are replaced)")
+
+
+def _admit(options: argparse.Namespace) -> None:
+    from mtlops.params import read_params
+    from mtlops.steps.admit import admit
+    from mtlops.tasks import split_names
+
+    done = admit(
+        read_params(options.params, overrides=options.overrides),
+        rows=options.rows, tasks=split_names(options.tasks), name=options.name, alert=options.alert,
+        note=options.note, windows=options.windows, prepared=options.prepared, out=options.out,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(dataclasses.asdict(done), ensure_ascii=False))
+        return
+    state = "" if done.is_new else " (it was there already)"
+    print(f"window {done.window}, recorded in {done.folder}{state}")
+    for task, counts in done.rows.items():
+        print(f"  {task:<14} " + ", ".join(f"{rows} {split}" for split, rows in counts.items()))
+    for reason, count in done.rows_set_aside.items():
+        print(f"  {count} set aside: {reason}")
+    print(f"To keep it in later runs of `mtlops prepare`: data.labelled: [..., {done.folder}] in params.yaml")
+
+
+def _add_label_queue(commands: Any, add: AddCommand) -> None:
+    summary = "write the production rows whose labels would help a task most, or take the labels back"
+    command = add(commands, "label-queue", summary, _label_queue)
+    command.add_argument("--task", required=True, metavar="NAME", help="task to label for")
+    command.add_argument("--log", default="", metavar="URL", help="prediction log that keeps texts")
+    command.add_argument("--table", type=Path, metavar="FILE", help="or a file with texts")
+    command.add_argument("--since", type=_time, metavar="TIME", help="only rows of the log from this ISO time on")
+    command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to ask")
+    command.add_argument("--rows", type=int, default=100, metavar="N", help="how many rows to write (default: 100)")
+    command.add_argument(
+        "--random-share", type=float, default=0.3, metavar="SHARE",
+        help="share of them that is drawn at random and becomes the window's test (default: 0.3)",
+    )  # fmt: skip
+    command.add_argument(
+        "--candidates", type=int, default=1000, metavar="N", help="rows that are looked at (default: 1000)"
+    )
+    command.add_argument("--prepared", type=Path, default=Path("data/prepared"), metavar="DIR", help="labelled so far")
+    command.add_argument("--answers", type=Path, metavar="FILE", help="a queue that came back with labels")
+    command.add_argument("--out", type=Path, metavar="FILE", help="queue, or with --answers the window, to write")
+    _add_params(command)
+
+
+def _label_queue(options: argparse.Namespace) -> None:
+    from mtlops.params import read_params
+    from mtlops.steps.label_queue import fill_queue, take_answers
+
+    params = read_params(options.params, overrides=options.overrides)
+    if options.rows < 1 or options.candidates < 1 or not 0 <= options.random_share <= 1:
+        raise UsageError("label-queue: --rows and --candidates must be at least 1, --random-share between 0 and 1.")
+    if options.answers:
+        back = take_answers(params, task=options.task, answers=options.answers, out=options.out or Path("window.csv"))
+        if options.json:
+            print(json.dumps(dataclasses.asdict(back), ensure_ascii=False))
+            return
+        counts = ", ".join(f"{count} {name}" for name, count in back.labels.items())
+        print(f"{back.path}: {counts}; {back.unlabelled} rows without a label")
+        print(f"Next: mtlops train --tasks {options.task} --from registry --window {back.path}")
+        return
+    made = fill_queue(
+        params, task=options.task, bundle=options.bundle, log=options.log, table=options.table, since=options.since,
+        rows=options.rows, random_share=options.random_share, most_candidates=options.candidates,
+        prepared=options.prepared, out=options.out or Path("queue.csv"),
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(dataclasses.asdict(made), ensure_ascii=False))
+        return
+    rows = ", ".join(f"{count} {purpose}" for purpose, count in made.rows.items())
+    print(f"{made.path}: {rows}, of {made.candidates} candidates")
+    for why, count in made.left_out.items():
+        print(f"  {count} rows left out: {why}")
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _add_lineage(commands: Any, add: AddCommand) -> None:
+    command = add(commands, "lineage", "print where a bundle comes from, back to the first data", _lineage)
+    command.add_argument("bundle", help="its folder, or its id in the registry")
+    add_registry_option(command)
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from mtlops.ancestry import ancestry, lines
+    from mtlops.registry import Registry, registry_url
+
+    registry = Registry(registry_url(options.registry, beside=options.params))
+    path = Path(options.bundle)
+    chain = ancestry(registry, path if path.exists() else registry.find_id(options.bundle))
+    if options.json:
+        print(json.dumps([link.facts() for link in chain], ensure_ascii=False))
+        return
+    for line in lines(chain):
+        print(line)
+
+
+def add_update_options(command: argparse.ArgumentParser) -> None:
+    """Adds to `train` what makes it update a bundle."""
+    command.add_argument(
+        "--from", dest="parent", metavar="WHERE",
+        help="train only --tasks, and take all others from this bundle: `registry` (its champion), an id there, a "
+             "folder, or the URL of another registry",
+    )  # fmt: skip
+    command.add_argument(
+        "--window", type=Path, metavar="FILE", help="with --from: labelled rows to admit first (see `mtlops admit`)"
+    )
+
+
+def read_update(options: argparse.Namespace, params: "Params", *, registry: str) -> tuple["Params", str]:
+    """Returns the params of the update that the options of `train` ask for, and the registry of its parent.
+
+    A window is admitted to the prepared splits first.
+
+    Raises:
+        UsageError: no task is named, or --window comes without --from.
+        As `admit`.
+    """
+    from mtlops.steps.admit import admit
+    from mtlops.steps.updates import CHAMPION
+    from mtlops.tasks import split_names
+
+    if options.parent is None:
+        raise UsageError("--window is for updates. Say --from registry, or use `mtlops admit`.")
+    tasks = split_names(options.tasks)
+    if not tasks:
+        raise UsageError("--from: which tasks are to be trained? Give --tasks A,B; all others are taken over.")
+    params = params.retraining(tasks, options.parent)
+    if options.window is not None:
+        prepared = options.prepared or Path("data/prepared")
+        admit(params, rows=options.window, tasks=tasks, windows=prepared.parent / "windows", prepared=prepared)
+    is_bundle = options.parent == CHAMPION or re.fullmatch(r"[0-9a-f]{4,16}", options.parent)
+    if is_bundle or (Path(options.parent) / "manifest.json").exists():
+        return params, registry
+    return params.retraining(tasks, CHAMPION), options.parent
