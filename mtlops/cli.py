@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_command(commands: Any, name: str, summary: str, run: Callable[..., None]) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    description = f"{summary[0].upper()}{summary[1:]}."
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description)
     command.set_defaults(command=run)
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     command.add_argument("--quiet", action="store_true", help="log warnings only")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import uvicorn
 
 from mtlops.bundle import Bundle
@@ -120,6 +121,7 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         PlatformError: a port is taken.
         MtlopsError: the bundle cannot be served.
     """
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         import uvloop
     except ImportError:

@@ -304,7 +304,8 @@ def test_stopping_answers_every_request_that_was_accepted(finished: Workspace, t
     log = tmp_path / "log"
     answered: list[str] = []
     failed: list[object] = []
-    with serving(tmp_path, "--bundle", str(finished.bundle), "--log", str(log)) as server:
+    options = ("--bundle", str(finished.bundle), "--log", str(log), "--drain-seconds", "5")
+    with serving(tmp_path, *options) as server:
 
         def ask() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", server.ports["rest"])
