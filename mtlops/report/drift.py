@@ -7,7 +7,7 @@ from mtlops.report.document import Headline, Page, Payload, banner, facts, reaso
 from mtlops.report.markup import Markup, card, chip, details, join, number, section, table, tag, value
 
 _TONES = {"ok": "good", "suspected": "careful", "drifted": "bad"}
-_WIDTH, _HEIGHT = 240.0, 36.0
+_WIDTH, _HEIGHT = 240.0, 56.0
 
 
 def _headline(payload: Payload) -> Headline:
@@ -122,6 +122,7 @@ def _spark(scores: Sequence[float], *, name: str) -> Markup:
             stroke_dasharray="2 3", opacity="0.5"),
         tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), fill="none", stroke="currentColor",
             stroke_width="1.5"),
+        tag("circle", cx=f"{places[-1][0] - 3:.1f}", cy=f"{places[-1][1]:.1f}", r="2.5", fill="currentColor"),
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=said,
     )  # fmt: skip
 

@@ -82,11 +82,16 @@ class Watch:
                 raise
         with self.state.transaction():
             self.state.remember("strange_files", strange[:20])
-            self.state.remember(
-                "forgotten_files", sum(file.micros < oldest and file.name not in known for file in files)
-            )
-            self._find_lost()
-            self._tidy()
+            read = self.state.fact("first_sequences") or {}
+            late = [
+                file for file in files
+                if file.micros < oldest and file.name not in known
+                and file.sequence >= read.get(f"{file.table}/{file.writer}", 0)
+            ]  # fmt: skip
+            self.state.remember("forgotten_files", len(late))
+            if progress.files:
+                self._find_lost()
+                self._tidy()
         return progress
 
     def take_predictions(self, table: pa.Table) -> list[dict[str, Any]]:

@@ -258,3 +258,17 @@ def test_a_window_also_ends_by_time(bundle: Bundle, tmp_path: Path) -> None:
     catch_up(watch, tmp_path)
     rows = [w["rows"] for w in watch.state.windows("mood", source="traffic", limit=10)]
     assert rows == [100, 100, 100, 100]
+
+
+def test_names_are_forgotten_after_weeks_and_what_is_older_is_reported(bundle: Bundle, tmp_path: Path) -> None:
+    writer = Writer(tmp_path, bundle.id, per_day=25.0)
+    for _ in range(4):
+        writer.traffic(World(1), 50, tasks=[MOOD])
+    watch = opened(bundle, drift=Drift(feedback_days=1.0))
+    assert catch_up(watch, tmp_path).files == 4
+    kept = [row["sequence"] for row in watch.state.rows("SELECT sequence FROM files")]
+    assert kept == [2, 3]
+    assert catch_up(watch, tmp_path).files == 0 and watch.state.fact("forgotten_files") == 0
+    Writer(tmp_path, bundle.id, name="w9").traffic(World(1), 5, tasks=[MOOD])
+    assert catch_up(watch, tmp_path).files == 0 and watch.state.fact("forgotten_files") == 1
+    assert watch.state.counts()["rows"] == 200 and not watch.state.fact("lost_files")
