@@ -15,7 +15,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test bench image lint audit clean setup
+.PHONY: help run test demo bench image lint audit clean setup
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -55,6 +55,9 @@ run: setup ## sets up, runs every stage of dvc.yaml that is out of date, and pri
 
 test: setup ## sets up and runs all tests
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup $(ARGS)
+
+demo: run ## a task drifts in production and is repaired, live on this machine: server, monitor, pipeline, registry
+	@$(BIN)/python -m monitoring.demo
 
 bench: setup ## measures ours beside references and rewrites docs/benchmarks.md; needs a finished `make run`
 	@for part in $(PARTS); do $(BIN)/python -m tests.benchmarks.$$part $(ARGS) || exit; done

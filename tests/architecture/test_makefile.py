@@ -30,7 +30,7 @@ def test_plain_make_lists_every_target(folder: Path) -> None:
     done = make(folder)
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    assert targets == ["help", "run", "test", "bench", "image", "lint", "audit", "clean"]
+    assert targets == ["help", "run", "test", "demo", "bench", "image", "lint", "audit", "clean"]
     assert not (folder / ".venv").exists()
 
 
