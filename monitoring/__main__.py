@@ -93,7 +93,7 @@ def _add_run(commands: Any) -> None:
 def _add_trigger(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--retrain-command", default="", metavar="COMMAND",
-        help="instead of the pipeline's; {tasks} {window} {reason} {request} {registry} {params} are filled in",
+        help="instead of the pipeline's; {tasks} {window} {reason} {request} {registry} {params} {out} are filled in",
     )  # fmt: skip
     command.add_argument("--requests", type=Path, default=Path("reports/retrain"), metavar="DIR", help="request files")
 

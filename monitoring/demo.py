@@ -105,12 +105,13 @@ def _play(params_file: Path, folder: Path) -> None:
     demo = Demo(folder, prepare_folder(params_file, folder))
     params = read_params(demo.params)
     registry = Registry(str(folder / "registry"))
-    champion = Bundle.open(Path("models/candidate"))
-    registry.promote(registry.publish(champion.folder), expect=None, by="demo", reason="the first champion")
+    bundle_id = registry.publish(Path("models/candidate"))
+    registry.promote(bundle_id, expect=None, by="demo", reason="the first champion")
+    champion = Bundle.open(registry.fetch(bundle_id, folder / "cache"))
     demo.tell(f"champion {champion.id}: {', '.join(task.name for task in champion.tasks)}")
     shift = _shuffled(read_traffic(Path("data/prepared/windows/unseen-newsgroups"), champion.tasks))
     calm = _shuffled(read_traffic(Path("data/prepared/windows/control-topic"), champion.tasks))
-    probes = read_traffic(Path("data/prepared/windows/control-reviews"), champion.tasks).texts[:PROBES]
+    reviews = read_traffic(Path("data/prepared/windows/control-reviews"), champion.tasks)
     server = ("-m", "mtlops", "serve", *_ports("port", "grpc-port", "admin-port", "metrics-port"), "--registry",
               registry.url, "--poll-seconds", "1", "--log", str(folder / "log"), "--log-text",
               "--log-flush-seconds", "1", "--cache", str(folder / "cache"))  # fmt: skip
@@ -123,7 +124,7 @@ def _play(params_file: Path, folder: Path) -> None:
     ):
         urls = f"http://127.0.0.1:{rest}", f"http://127.0.0.1:{status}"
         demo.tell(f"server on {urls[0]}, monitor's page on {urls[1]}")
-        _live(demo, urls, calm=calm, shift=shift, probes=probes)
+        _live(demo, urls, calm=calm, shift=shift, probes=reviews.texts[:PROBES])
     _measure(demo, params, registry, champion, shift)
     write_report(folder / "timeline.json", {"events": demo.events, "requests": demo.requests})
     demo.tell(f"timeline: {folder / 'timeline.html'}; logs of server and monitor beside it")

@@ -51,7 +51,8 @@ class Place:
         registry: URL.
         requests: folder in which each request is a JSON file.
         command: what to run instead of the pipelines' own command line; `{tasks}`, `{reason}`, `{request}`,
-            `{window}`, `{registry}` and `{params}` stand for the request's. No shell is involved.
+            `{window}`, `{registry}`, `{params}` and `{out}` (a folder for the bundle) stand for the request's. No
+            shell is involved.
     """
 
     params: Path
@@ -73,7 +74,7 @@ class Local:
 
     def __init__(self, params: Params, place: Place) -> None:
         own = (sys.executable, "-m", "pipelines", "run", "--pipeline", "continuous", "--json", "--params", "{params}",
-               "--window", "{window}",
+               "--window", "{window}", "--out", "{out}",
                "--tasks", "{tasks}", "--reason", "{reason}", "--registry", "{registry}")  # fmt: skip
         self._command, self._place, self._window = place.command or own, place, params.trigger.window
 
@@ -230,7 +231,8 @@ def _run(
         return Outcome(_FAILED, "no labelled rows: send labels and let the log hold texts, or give trigger.window")
     values = {"tasks": ",".join(request["tasks"]), "reason": f"{request['id']}: {request['reason']}",
               "request": str(place.requests / f"{request['id']}.json"), "registry": place.registry,
-              "params": str(place.params), "window": rows}  # fmt: skip
+              "params": str(place.params), "window": rows,
+              "out": str(place.requests / f"{request['id']}-bundle")}  # fmt: skip
     filled = [_fill(part, values) for part in command]
     log = place.requests / f"{request['id']}.log"
     logger.info("request=%s command=%s log=%s", request["id"], " ".join(filled), log)
