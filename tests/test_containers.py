@@ -181,7 +181,7 @@ def test_container_that_is_ended_is_a_failure(contained: tuple[Clone, str], cont
 def test_nothing_of_a_run_is_left(contained: tuple[Clone, str], containers: Containers) -> None:
     assert containers.client.containers.list(all=True, filters={"label": LABEL}) == []
     folder = contained[0].folder / "data"
-    assert {path.name for path in folder.iterdir()} == {"README.md", "sources", "raw", "cache"}
+    assert {path.name for path in folder.iterdir()} == {"README.md", "sources", "windows", "raw", "cache"}
 
 
 def test_promotion_reaches_the_registry(contained: tuple[Clone, str]) -> None:
@@ -231,7 +231,7 @@ def test_packages_are_those_of_the_lock_and_no_others(containers: Containers) ->
         lock.items()
     )
     needed: set[str] = set()
-    open_ends = [Requirement("mtlops[cpu,train,serve]"), Requirement("dvc")]
+    open_ends = [Requirement("mtlops[cpu,train,serve,monitor]"), Requirement("dvc")]
     while open_ends:
         wanted = open_ends.pop()
         name = str(canonicalize_name(wanted.name))
@@ -250,8 +250,13 @@ def test_packages_are_those_of_the_lock_and_no_others(containers: Containers) ->
 def test_nothing_else_is_in_the_image(containers: Containers, image: Image) -> None:
     assert inside(containers, "python", "-c", FORBIDDEN, user="0:0", cap_add=["DAC_OVERRIDE"]).split() == []
     names = {line.partition("=")[0] for line in image.attrs["Config"]["Env"]}
-    assert names <= {"PATH", "HOME", "TMPDIR", "USER", "LANG", "PYTHONDONTWRITEBYTECODE", "container",
+    assert names <= {"PATH", "HOME", "TMPDIR", "USER", "LANG", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "container",
                      "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256"}  # fmt: skip
+
+
+def test_image_can_serve_and_monitor(containers: Containers) -> None:
+    assert "--registry" in inside(containers, "mtlops", "serve", "--help")
+    assert "replay" in inside(containers, "python", "-m", "monitoring", "--help")
 
 
 def test_image_is_described(containers: Containers, image: Image) -> None:
