@@ -20,10 +20,12 @@ from mtlops.serving.runtime import Runtime
 from mtlops.steps.admit import admit
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
-from mtlops.steps.promote import promote
+from mtlops.steps.promote import Promoted, promote
 from mtlops.steps.train import train
 from tests.tiny_suite import Workspace
 from tests.tiny_window import posts, write_window
+
+pytestmark = pytest.mark.xdist_group("updates")  # one update for all of them, promoted by one of them
 
 ENOUGH = (
     "train.epochs=30", "train.patience=30", "train.learning_rate=0.02", "gates.max_drop=null",
@@ -59,6 +61,10 @@ class Project:
         export(params, **self.work.paths("prepared", "encoder", "trained", "cache", "evaluation", "decision"),
                registry=self.registry, out=root / out, report=root / "reports/export.json")  # fmt: skip
         return Bundle.open(root / out)
+
+    def promote(self) -> Promoted:
+        reports = {name: self.work.root / f"reports/{name}.json" for name in ("decision", "export")}
+        return promote(registry=self.registry, bundle=self.work.bundle, **reports)
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +227,7 @@ def test_changed_data_asks_for_training_again(project: Project, tmp_path: Path) 
 
 
 def test_an_update_is_promoted_once_and_only_over_its_parent(project: Project) -> None:
-    root = project.work.root
-    reports = {name: root / f"reports/{name}.json" for name in ("decision", "export")}
-    first = promote(registry=project.registry, bundle=project.work.bundle, **reports)
-    again = promote(registry=project.registry, bundle=project.work.bundle, **reports)
+    first, again = project.promote(), project.promote()
     assert (first.previous, first.is_new, again.is_new) == (project.parent.id, True, False)
     published = {bundle.id: bundle for bundle in Registry(project.registry).bundles()}[first.bundle_id]
     assert published.files["model.onnx.data"].bundles == 2
@@ -233,6 +236,7 @@ def test_an_update_is_promoted_once_and_only_over_its_parent(project: Project) -
 
 def test_lineage_leads_back_to_the_first_data(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Bundle.open(project.work.bundle)
+    project.promote()
     for name in (str(project.work.bundle), bundle.id[:8]):
         assert main(["lineage", name, "--registry", project.registry, "--json"]) == 0
         [newest, first] = json.loads(capsys.readouterr().out)
