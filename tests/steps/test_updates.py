@@ -25,7 +25,8 @@ from mtlops.steps.train import train
 from tests.tiny_suite import Workspace
 from tests.tiny_window import posts, write_window
 
-pytestmark = pytest.mark.xdist_group("updates")  # one update for all of them, promoted by one of them
+# One update for all of them, in one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("updates")]
 
 ENOUGH = (
     "train.epochs=30", "train.patience=30", "train.learning_rate=0.02", "gates.max_drop=null",
