@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlops.cli import configure_logging
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code, the same codes as `mtlops`."""
     try:
         options = _parser().parse_args(arguments)
-        _configure_logging(quiet=options.quiet)
+        configure_logging(quiet=options.quiet)
         options.command(options)
     except MtlopsError as error:
         for line in str(error).splitlines():
@@ -254,15 +255,6 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
     lines += [f"  warning: {warning}" for warning in report["warnings"]]
     lines += [f"  set aside: {file['name']}: {file['reason']}" for file in report["log"]["set_aside"]]
     return lines
-
-
-def _configure_logging(*, quiet: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("mtlops")
-    logger.handlers = [handler]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = _parser()
         _refuse_unknown_command(arguments)
         options = parser.parse_args(arguments)
-        _configure_logging(quiet=options.quiet)
+        configure_logging(quiet=options.quiet)
         options.command(options)
     except MtlopsError as error:
         for line in str(error).splitlines():
@@ -287,7 +287,8 @@ def _refuse_unknown_command(arguments: Sequence[str]) -> None:
         raise UsageError(f"unknown command {arguments[0]!r}. {suggest(arguments[0], known)}")
 
 
-def _configure_logging(*, quiet: bool) -> None:
+def configure_logging(*, quiet: bool) -> None:
+    """Sends the library's log to stderr, a line an entry; with `quiet` warnings and errors only."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("mtlops")

@@ -74,8 +74,7 @@ def continuous_pipeline(image: str, *, accelerator: str = "") -> dsl.base_compon
             place(show(reports=judged.outputs["reports"], task=task), "show", image).set_caching_options(False)
         exported = place(
             export(**data, **key, judged=judged.outputs["reports"], reason=reason, registry=registry), "export", image
-        )
-        exported.set_caching_options(False)
+        ).set_caching_options(False)
         made = {"bundle": exported.outputs["bundle"], "exported": exported.outputs["reports"]}
         # kfp.local finds the outputs of tasks for a condition inside another one only; on its own it would be false.
         with dsl.If(registry != "", name="has-registry"), dsl.If(judged.outputs["verdict"] == "PROMOTE", name="passed"):

@@ -112,7 +112,7 @@ class Backbone:
 
         The adapters of `skipped` layers are left out.
         """
-        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
+        bank = self._bank(tensors)
         result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
         for rows in self._batches(row_ids):
             pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank, skipped=skipped)
@@ -180,40 +180,47 @@ class Backbone:
                 digest.update(name.encode() + shared[name].detach().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _answer(
-        self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
-    ) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
-        """A function from a state and its mask to one task's logits."""
-        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
-        # Detached: PyTorch multiplies by other kernels, and to other last bits, where a gradient could be asked for.
-        common = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
-
-        def answer(state: Tensor, mask_BS: Tensor) -> NDArray[np.float32]:
-            if isinstance(self.above, PairModel):
-                pooled = self.above(state, mask_BS, bank)
-            else:
-                pooled = self.above.vector(self.above.embed(state, mask_BS, common), mask_BS, common, task)
-            values: NDArray[np.float32] = multitask.logits(pooled, bank).float().cpu().numpy()
-            return values
-
-        return answer
-
     @torch.inference_mode()
     def vectors(
         self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
     ) -> NDArray[np.float32]:
         """Returns what one task's head reads, (N, H), for rows that `fill` has seen."""
-        bank = {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
-        common = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
+        read = self._reader(self._bank(tensors), shared=shared, task=task)
         result = np.empty((len(row_ids), self.cache.trunk.config.hidden_size), dtype=np.float32)
         for rows in self._batches(row_ids):
-            state, mask_BS = self.batch([row_ids[i] for i in rows])
-            if isinstance(self.above, PairModel):
-                pooled = self.above(state, mask_BS, bank)
-            else:
-                pooled = self.above.vector(self.above.embed(state, mask_BS, common), mask_BS, common, task)
-            result[rows] = pooled.float().cpu().numpy()
+            result[rows] = read(*self.batch([row_ids[i] for i in rows])).float().cpu().numpy()
         return result
+
+    def _answer(
+        self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
+        """A function from a state and its mask to one task's logits."""
+        bank = self._bank(tensors)
+        read = self._reader(bank, shared=shared, task=task)
+
+        def answer(state: Tensor, mask_BS: Tensor) -> NDArray[np.float32]:
+            values: NDArray[np.float32] = multitask.logits(read(state, mask_BS), bank).float().cpu().numpy()
+            return values
+
+        return answer
+
+    def _reader(
+        self, bank: Mapping[str, Tensor], *, shared: Mapping[str, Tensor], task: str
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function from a state and its mask to what one task's head reads."""
+        # Detached: PyTorch multiplies by other kernels, and to other last bits, where a gradient could be asked for.
+        common = {name: tensor.detach().to(self.device) for name, tensor in shared.items()}
+
+        def read(state: Tensor, mask_BS: Tensor) -> Tensor:
+            if isinstance(self.above, PairModel):
+                pooled: Tensor = self.above(state, mask_BS, bank)
+                return pooled
+            return self.above.vector(self.above.embed(state, mask_BS, common), mask_BS, common, task)
+
+        return read
+
+    def _bank(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
 
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
         order = sorted(range(len(row_ids)), key=lambda i: (self.length(row_ids[i]), i))
