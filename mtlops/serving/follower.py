@@ -159,13 +159,13 @@ class Follower:
 
     def _change(self, entry: Entry, before: Serving, started: float) -> str:
         runtime, bundle_id = before.runtime, entry.bundle_id
-        manifest = self._registry.manifest(bundle_id)
-        if not runtime.can_take(Bundle(self._cache / bundle_id, manifest)):
+        described = self._describe(bundle_id)
+        if not runtime.can_take(described):
             new = self._engine.runtime(Bundle.open(self._registry.fetch(bundle_id, self._cache)))
             self._service.serve(Serving(new, self._make_trial(new)))
             self._metrics.swap_seconds.observe(time.perf_counter() - started)
             return "reloaded"
-        new = runtime.with_bundle(self._fetch_tasks(bundle_id, runtime))
+        new = runtime.with_bundle(self._fetch_tasks(bundle_id, described, runtime))
         with _golden_errors():
             new.check_golden(slice(_ROWS_BEFORE))
             new.check_unchanged(runtime)
@@ -176,10 +176,12 @@ class Follower:
             new.check_golden(slice(_ROWS_BEFORE, None))
         return "swapped"
 
-    def _fetch_tasks(self, bundle_id: str, runtime: Runtime) -> Bundle:
+    def _describe(self, bundle_id: str) -> Bundle:
+        """A bundle of which only the manifest is there."""
+        return Bundle(self._cache / bundle_id, self._registry.manifest(bundle_id))
+
+    def _fetch_tasks(self, bundle_id: str, described: Bundle, runtime: Runtime) -> Bundle:
         """The bundle with the files of those tasks that the runtime has not got."""
-        manifest = self._registry.manifest(bundle_id)
-        described = Bundle(self._cache / bundle_id, manifest)
         mine = {(one.task.name, one.version, one.task, one.calibration) for one in runtime.served}
         calibrations, names = described.calibrations, ["golden.json"]
         for task in described.tasks:
@@ -191,9 +193,9 @@ class Follower:
         trial = self._trial
         if trial is None or trial.challenger == champion.bundle_id:
             return None
-        found = Bundle(self._cache / trial.challenger, self._registry.manifest(trial.challenger))
-        if champion.can_take(found):
-            challenger = champion.with_bundle(self._fetch_tasks(trial.challenger, champion))
+        described = self._describe(trial.challenger)
+        if champion.can_take(described):
+            challenger = champion.with_bundle(self._fetch_tasks(trial.challenger, described, champion))
             challenger.check_golden()
         else:
             challenger = self._engine.runtime(Bundle.open(self._registry.fetch(trial.challenger, self._cache)))
