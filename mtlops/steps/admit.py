@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from mtlops.data.rows import Rows, read_rows
 from mtlops.data.selection import Index, first_of_each
 from mtlops.data.sources import Source, load_window
 from mtlops.data.tabulation import Tabulation
-from mtlops.errors import DataError
+from mtlops.errors import DataError, MtlopsError
 from mtlops.files import atomic_folder, link_or_copy, to_json
 from mtlops.params import Params
 from mtlops.tasks import Task
@@ -82,12 +83,18 @@ def admit(
     """
     for task in tasks:
         params.only([task])
+    out = out or prepared
     if rows.is_dir():
-        folder, window = rows, read_labelled_window(rows)
-    else:
-        folder = windows / (name or _name(rows))
-        window = record(rows, folder, tasks=tasks, alert=alert, note=note)
-    return admit_recorded(params, folder, window, prepared=prepared, out=out or prepared)
+        return admit_recorded(params, rows, read_labelled_window(rows), prepared=prepared, out=out)
+    folder = windows / (name or _name(rows))
+    was_there = folder.exists()
+    window = record(rows, folder, tasks=tasks, alert=alert, note=note)
+    try:
+        return admit_recorded(params, folder, window, prepared=prepared, out=out)
+    except MtlopsError:
+        if not was_there:
+            shutil.rmtree(folder)
+        raise
 
 
 def _name(rows: Path) -> str:

@@ -82,6 +82,18 @@ def test_a_killed_or_failed_admission_leaves_the_splits_as_they_were(work: Works
     assert sha256_tree(work.root / "data/prepared") == digest
 
 
+def test_a_refused_window_is_not_kept_so_that_a_mended_file_can_be_admitted(work: Workspace) -> None:
+    bad = [{**row, "topic": "cooking"} for row in posts()]
+    with pytest.raises(DataError, match="'cooking' is not one of"):
+        _admit(work, bad)
+    assert not (work.root / "data/windows/shift").exists()
+    assert _admit(work).is_new
+    changed = [{**row, "topic": "cooking"} for row in posts()]
+    with pytest.raises(DataError, match="holds another window"):
+        _admit(work, changed)
+    assert (work.root / "data/windows/shift").exists()
+
+
 def test_what_belongs_to_test_rows_is_never_trained_on(work: Workspace) -> None:
     prepared = work.root / "data/prepared"
     [test, train] = [read_split(prepared, "topic", split).to_pylist() for split in ("test", "train")]
