@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
+_LINGER_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,27 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
 
 
 class _Http(uvicorn.Server):
-    """A uvicorn server that leaves signals to the process's own handlers."""
+    """A uvicorn server that leaves signals to the process's own handlers and resets no connection that it has taken."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes what the kernel has accepted for us, stops listening, reads what was sent meanwhile, then stops.
+
+        Closing a socket that has connections in its backlog, or a connection with an unread request, resets them:
+        the client would lose a request that it had every reason to take for accepted.
+        """
+        for sock in sockets or []:
+            sock.listen(0)
+        await asyncio.sleep(_LINGER_SECONDS)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await asyncio.sleep(_LINGER_SECONDS)
+        await super().shutdown(sockets)
 
 
 class _Server:

@@ -304,12 +304,15 @@ def test_stopping_answers_every_request_that_was_accepted(finished: Workspace, t
     log = tmp_path / "log"
     answered: list[str] = []
     failed: list[object] = []
-    options = ("--bundle", str(finished.bundle), "--log", str(log), "--drain-seconds", "5")
-    with serving(tmp_path, *options) as server:
+    # Flat out, a tiny model answers faster than rows are written; nothing may be dropped in this test.
+    options = ("--bundle", str(finished.bundle), "--log", str(log), "--log-queue-rows", "10000000")
+    with serving(tmp_path, *options, "--drain-seconds", "2") as server:
 
-        def ask() -> None:
+        def ask(*, anew: bool) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", server.ports["rest"])
             while True:
+                if anew:  # a connection for each request
+                    connection.close()
                 try:
                     connection.request("POST", "/predict", json.dumps({"text": TEXTS}))
                 except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
@@ -322,7 +325,7 @@ def test_stopping_answers_every_request_that_was_accepted(finished: Workspace, t
                     failed.append(error)
                     return
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads = [threading.Thread(target=ask, kwargs={"anew": number % 2 == 1}) for number in range(6)]
         for thread in threads:
             thread.start()
         while len(answered) < 20:
