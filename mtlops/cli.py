@@ -187,6 +187,7 @@ def _add_predict(commands: Any) -> None:
     command.add_argument("text", nargs="*", help="texts; none: one text a line from standard input")
     command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to use")
     command.add_argument("--tasks", metavar="A,B", help="answer only these tasks")
+    cli_serve.add_variant(command)
     command.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
 
 
@@ -196,7 +197,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mtlops.tasks import split_names
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin]
-    runtime = Runtime(Bundle.open(options.bundle), provider=options.provider)
+    runtime = Runtime(Bundle.open(options.bundle), provider=options.provider, variant=options.variant)
     answers = runtime.predict(texts, tasks=split_names(options.tasks) if options.tasks else None)
     rows = describe(runtime.tasks, answers, texts)
     if options.json:
