@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__, cli_loop, cli_registry, cli_serve
+from mtlops import __version__, cli_layouts, cli_loop, cli_registry, cli_serve
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -148,6 +148,8 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
     if name == "train":
         cli_loop.add_update_options(command)
+    if name == "export":
+        cli_layouts.add_options(command)
     if name in _WITH_REGISTRY:
         command.add_argument(
             "--registry", metavar="URL",
@@ -157,6 +159,9 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
 
 
 def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None:
+    if name == "export" and cli_layouts.is_wanted(options):
+        cli_layouts.write(options)
+        return
     is_update = name == "train" and (options.parent is not None or options.window is not None)
     params = _read_params(options, only=not is_update)
     paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
