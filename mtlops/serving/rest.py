@@ -12,7 +12,7 @@ from mtlops import __version__
 from mtlops.serving import tensors
 from mtlops.serving.asgi import Application, Request, Response, as_json, check_token, no_such, parse_json
 from mtlops.serving.limits import Limits
-from mtlops.serving.log import Feedback
+from mtlops.serving.log_rows import Feedback
 from mtlops.serving.questions import Question, answer_tensors, check_id, metadata, plain_question, question
 from mtlops.serving.refusal import Refusal, bad
 from mtlops.serving.runtime import Runtime, describe

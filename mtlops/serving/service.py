@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from mtlops.serving.batching import Batcher
 from mtlops.serving.limits import Limits
-from mtlops.serving.log import Feedback, PredictionLog, Record
+from mtlops.serving.log import PredictionLog
+from mtlops.serving.log_rows import Feedback, Record
 from mtlops.serving.metrics import Metrics
 from mtlops.serving.questions import Answer, Question
 from mtlops.serving.refusal import Refusal
