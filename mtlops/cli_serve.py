@@ -80,6 +80,10 @@ def _limits(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout-seconds", type=_positive, default=30.0, metavar="S", help="until it is begun; then 504 (default 30)"
     )
+    group.add_argument(
+        "--read-seconds", type=_positive, default=30.0, metavar="S",
+        help="from a request's first byte to its last; then 408 (default 30)",
+    )  # fmt: skip
 
 
 def _trial(command: argparse.ArgumentParser) -> None:
@@ -175,6 +179,7 @@ def _options(options: argparse.Namespace) -> "Options":
         limits=Limits(
             body_bytes=int(options.max_body_mb * 1e6), rows=options.max_rows, pairs=options.max_pairs,
             characters=options.max_characters, queue_rows=options.queue_rows, timeout_seconds=options.timeout_seconds,
+            read_seconds=options.read_seconds,
         ),
         workers=options.workers,
         batch_rows=options.batch_rows,

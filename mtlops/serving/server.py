@@ -19,6 +19,7 @@ from mtlops.errors import PlatformError, UsageError
 from mtlops.registry import Registry
 from mtlops.serving.asgi import Application
 from mtlops.serving.batching import Batcher
+from mtlops.serving.connection import reading_within
 from mtlops.serving.follower import Engine, Follower, TrialSettings
 from mtlops.serving.grpc_port import GrpcPort, credentials
 from mtlops.serving.limits import Limits
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _LINGER_SECONDS = 0.2
+_OPEN_FILES = 65_536
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         PlatformError: a port is taken.
         MtlopsError: the bundle cannot be served.
     """
+    _allow_many_connections()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         import uvloop
@@ -129,6 +132,18 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         asyncio.run(_Server(options).run(ready))
     else:
         uvloop.run(_Server(options).run(ready))
+
+
+def _allow_many_connections() -> None:
+    """Raises the number of files that may be open, connections among them, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if resource.RLIM_INFINITY != now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Http(uvicorn.Server):
@@ -265,7 +280,8 @@ class _Server:
             ) from None
         found[name] = sock.getsockname()[1]
         config = uvicorn.Config(
-            application, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            application, http=reading_within(self._options.limits.read_seconds),
+            ws="none", lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(self._options.stop_seconds) or 1,
             server_header=False, backlog=_BACKLOG, **(tls or {}),
         )  # fmt: skip
