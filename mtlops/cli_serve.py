@@ -100,6 +100,7 @@ def _log(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is kept")
     group.add_argument("--log", metavar="URL", help="prediction log: a folder, or a URL of fsspec (default: none)")
     group.add_argument("--log-text", action="store_true", help="keep the texts, too")
+    group.add_argument("--log-events", metavar="URL", help="POST answers there as CloudEvents, as KServe's logger does")
     group.add_argument(
         "--log-flush-seconds", type=_positive, default=5.0, metavar="S", help="a crash loses at most this (default 5)"
     )
@@ -190,6 +191,7 @@ def _options(options: argparse.Namespace) -> "Options":
             flush_rows=options.log_flush_rows, flush_seconds=options.log_flush_seconds,
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
+        events_url=options.log_events,
         embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,

@@ -20,6 +20,7 @@ from mtlops.registry import Registry
 from mtlops.serving.asgi import Application
 from mtlops.serving.batching import Batcher
 from mtlops.serving.connection import reading_within
+from mtlops.serving.events import EventSender
 from mtlops.serving.follower import Engine, Follower, TrialSettings
 from mtlops.serving.grpc_port import GrpcPort, credentials
 from mtlops.serving.limits import Limits
@@ -87,6 +88,7 @@ class Options:
         trial: a challenger.
         log_url: where the prediction log goes; None keeps none.
         log: how it is written.
+        events_url: where requests and answers go as CloudEvents; None sends none.
         embeddings_a_minute: rows whose embedding goes into the log.
         access_log: a line for each request.
         drain_seconds: from the signal to stop until no connection is taken any more.
@@ -107,6 +109,7 @@ class Options:
     trial: TrialSettings | None = None
     log_url: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
+    events_url: str | None = None
     embeddings_a_minute: int = 120
     access_log: bool = False
     drain_seconds: float = 1.0
@@ -187,11 +190,19 @@ class _Server:
             options.limits, threads=options.workers, batch_rows=options.batch_rows,
             delay_seconds=options.batch_delay_seconds, observe=self._metrics.batch,
         )  # fmt: skip
+        self._events = (
+            EventSender(
+                options.events_url, with_requests=options.log.with_text, dropped=self._metrics.events_dropped.inc
+            )
+            if options.events_url
+            else None
+        )
         self._service = Service(
             self._batcher,
             options.limits,
             metrics=self._metrics,
             log=self._log,
+            events=self._events,
             embeddings_a_minute=options.embeddings_a_minute,
             access_log=options.access_log,
         )
@@ -259,6 +270,8 @@ class _Server:
         self._batcher.close()
         if self._log is not None:
             self._log.close()
+        if self._events is not None:
+            self._events.close()
 
     def _status(self) -> dict[str, Any]:
         served = self._service.runtime.served if self._service.is_ready else ()
