@@ -27,15 +27,32 @@ def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bund
         }
         path.unlink()
         save_file(tensors, path)
-    found = bank.stack([bank.task_tensors(Bundle(folder, bundle.manifest), t.name) for t in bundle.tasks])
-    proto = onnx.load(folder / "model.onnx", load_external_data=False)
-    for tensor in proto.graph.initializer:
-        if tensor.name in found:
-            tensor.CopyFrom(numpy_helper.from_array(found[tensor.name], tensor.name))
-    (folder / "model.onnx").unlink()
-    onnx.save(proto, folder / "model.onnx")
-    _write_golden(bundle, folder)
+    _write_bank(Bundle(folder, bundle.manifest))
+    _write_golden(Bundle(folder, bundle.manifest))
     facts = {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")}
+    write_manifest(folder, {**facts, "graph": {"structure": structure(folder / "model.onnx")}})
+    return Bundle.open(folder)
+
+
+def with_many_tasks(bundle: Bundle, folder: Path, *, number: int) -> Bundle:
+    """Writes a bundle of so many tasks, each of them like one of the bundle's: `mood_0`, `mood_5`, ..."""
+    shutil.copytree(bundle.folder, folder)
+    random, tasks = np.random.default_rng(0), {}
+    for position in range(number):
+        like = bundle.tasks[position % len(bundle.tasks)].name
+        name = f"{like}_{position}"
+        tasks[name] = {**bundle.manifest["tasks"][like], "position": position}
+        shutil.copytree(bundle.folder / "tasks" / like, folder / "tasks" / name)
+        head = load_file(bundle.folder / "tasks" / like / "head.safetensors")
+        noisy = {n: (t + 0.01 * random.standard_normal(t.shape)).astype(np.float32) for n, t in head.items()}
+        (folder / "tasks" / name / "head.safetensors").unlink()
+        save_file(noisy, folder / "tasks" / name / "head.safetensors")
+    for task in bundle.tasks:
+        shutil.rmtree(folder / "tasks" / task.name)
+    found = Bundle(folder, {**bundle.manifest, "tasks": tasks})
+    _write_bank(found)
+    _write_golden(found)
+    facts = {k: v for k, v in found.manifest.items() if k not in ("schema_version", "files")}
     write_manifest(folder, {**facts, "graph": {"structure": structure(folder / "model.onnx")}})
     return Bundle.open(folder)
 
@@ -52,7 +69,21 @@ def with_wrong_golden(bundle: Bundle, folder: Path, *, row: int) -> Bundle:
     return Bundle.open(folder)
 
 
-def _write_golden(bundle: Bundle, folder: Path) -> None:
+def _write_bank(bundle: Bundle) -> None:
+    """Puts the adapters and heads of the bundle's task files into its graph."""
+    path = bundle.folder / "model.onnx"
+    found = bank.stack([bank.task_tensors(bundle, task.name) for task in bundle.tasks])
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        if tensor.name in found:
+            tensor.CopyFrom(numpy_helper.from_array(found[tensor.name], tensor.name))
+    path.unlink()
+    onnx.save(proto, path)
+
+
+def _write_golden(bundle: Bundle) -> None:
+    """Writes the golden outputs that the bundle's graph gives for its golden texts."""
+    folder = bundle.folder
     session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=1)
     tokenizer = Tokenizer(folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
     texts = [row["text"] for row in bundle.golden()]
