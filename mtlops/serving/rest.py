@@ -93,6 +93,7 @@ class Rest:
         inputs, outputs = metadata(runtime)
         return as_json({
             "name": name, "versions": [runtime.bundle_id], "platform": PLATFORM, "inputs": inputs, "outputs": outputs,
+            "parameters": {"variant": runtime.variant},
         })  # fmt: skip
 
     async def _infer(self, body: bytes, header_length: bytes | None, *, name: str, version: str) -> Response:

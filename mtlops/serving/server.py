@@ -277,8 +277,15 @@ class _Server:
         served = self._service.runtime.served if self._service.is_ready else ()
         tasks = {one.task.name: {"bundle": one.bundle_id, "version": one.version} for one in served}
         bundle = self._service.runtime.bundle_id if served else None
+        variant = self._service.runtime.variant if served else None
         more = self._follower.status() if self._follower is not None else {}
-        return {"bundle": bundle, "tasks": tasks, "waiting_rows": self._batcher.waiting_rows, **more}
+        return {
+            "bundle": bundle,
+            "variant": variant,
+            "tasks": tasks,
+            "waiting_rows": self._batcher.waiting_rows,
+            **more,
+        }
 
     def _http(
         self, name: str, application: Application, host: str, port: int, found: dict[str, int],
