@@ -217,6 +217,9 @@ class Model(_Section):
     """How a text's token vectors become one vector."""
     head_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout before the head, in training."""
+    cache_precision: Literal["float32", "float16"] = "float32"
+    """How the trunk cache keeps numbers: `float16` halves it, and training and evaluation then see values that are
+    rounded to 11 bits; serving computes them anew, without rounding."""
 
     @property
     def shares_weights(self) -> bool:
@@ -338,6 +341,9 @@ class Train(_Section):
     """See `adapter_drop`."""
     checkpoint_seconds: float = Field(20.0, gt=0)
     """A killed run loses at most this much work."""
+    cache_gb: float = Field(20.0, ge=0)
+    """The most the trunk cache may hold, in gigabytes (10^9 bytes): once a run's own rows are there, what was not
+    used for longest is removed until the rest fits."""
 
 
 class Gates(_Section):
