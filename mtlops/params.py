@@ -511,6 +511,8 @@ class Retrain(_Section):
 class Params(_Section):
     """The whole of params.yaml; DVC depends on each section alone."""
 
+    preset: Annotated[str, _choice(catalog.PRESETS)] = _choice_field(catalog.PRESETS, "balanced")
+    """One word for how much training and serving may cost: it fills keys of `model` and `train` that are not given."""
     suite: Suite
     data: Data = Data()
     encoder: Encoder = Encoder()
@@ -524,6 +526,19 @@ class Params(_Section):
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
     _left_out: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_fills_what_is_not_given(cls, value: Any) -> Any:
+        word = value.get("preset") if isinstance(value, Mapping) else None
+        if not isinstance(word, str) or word not in catalog.PRESETS:
+            return value
+        filled = dict(value)
+        for section, settings in catalog.PRESETS[word].settings.items():
+            given = filled.get(section, {})
+            if isinstance(given, Mapping):
+                filled[section] = {**settings, **given}
+        return filled
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
