@@ -272,6 +272,15 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
+    rows_per_pass: int = Field(0, ge=0)
+    """Most (row, task) pairs that pass through the model at once; a larger step goes in parts whose gradients are added
+    up: less memory, the same gradients to float rounding. 0: a step at once. Under sharing `adapters`."""
+    recompute: bool = False
+    """Keeps only each layer's input for the backward pass, and computes the rest again: less memory, more time, the
+    same gradients. Under sharing `adapters`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `bfloat16` is for
+    GPUs: on CPUs without it in hardware it is slower. Under sharing `adapters`."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
     heads on a trained trunk."""
@@ -574,6 +583,9 @@ class Params(_Section):
             )
         if model.sharing != "adapters" and train.adapter_drop != "fixed":
             raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
+        for key in ("rows_per_pass", "recompute", "precision"):
+            if model.sharing != "adapters" and getattr(train, key) != Train.model_fields[key].default:
+                raise ValueError(f"train.{key} is for model.sharing 'adapters', not {model.sharing!r}. Remove it.")
         return self
 
     def tasks(self) -> tuple[Task, ...]:

@@ -63,6 +63,11 @@ def test_minimal_params_have_every_default() -> None:
             "train: {adapter_drop: robust}\nmodel: {sharing: hard}\nsuite:",
             "train.adapter_drop: 'robust' is for model.sharing 'adapters'",
         ),
+        (
+            "suite:",
+            "train: {recompute: true}\nmodel: {sharing: soft}\nsuite:",
+            "train.recompute is for model.sharing 'adapters', not 'soft'. Remove it.",
+        ),
         ("[1, 5]", "[5, 1]", "suite.tasks.stars: range is [lowest, highest]"),
         ("suite:", "gates: {floor: {tones: 1}}\nsuite:", "gates.floor.tones: no task 'tones' in suite.tasks. Did you"),
         ("suite:", "train: {epochs: many}\nsuite:", 'train.epochs: input should be a valid integer'),
