@@ -7,7 +7,7 @@ and one line here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from types import MappingProxyType
@@ -54,6 +54,18 @@ class AdapterKind(Entry):
     """
 
     learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class Preset(Entry):
+    """A point between quality and cost.
+
+    Attributes:
+        settings: by section of params.yaml the keys that it fills, where they are not given; balanced fills none: it
+            is the defaults.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
         unsmoothed="a number has no classes",
     ),
 })  # fmt: skip
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({
+    "quality": Preset("adapters in every layer", settings={"model": {"adapter_drop": 0}}),
+    "balanced": Preset("the defaults on this page"),
+    "fast": Preset("adapters in the two upper layers of six only", settings={"model": {"adapter_drop": 4}}),
+})  # fmt: skip
+"""Measured against each other in docs/methods.md."""
 
 _HEAD_RATE = 1e-3
 

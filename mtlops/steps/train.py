@@ -202,6 +202,8 @@ def _run_stage(
         prepare_second_stage(backbone, first)
     rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache, world=world)
     splits = {task: rows(task, params, backbone=backbone) for task in params.tasks()}
+    if world.is_first:
+        backbone.cache.evict(limit_bytes=params.train.cache_gb * 1e9)
     num_rows = {task.name: len(split["train"].row_ids) for task, split in splits.items()}
     steps = batches_per_task(num_rows, params.train.batch_size, params.train.sampling_temperature)
     learners = {
