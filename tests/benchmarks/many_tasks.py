@@ -93,8 +93,8 @@ def report(found: list[dict[str, Any]], *, epochs: int) -> list[str]:
     about = (
         f"`python -m tests.benchmarks.many_tasks` on {machine()}, one thread: posts of the default suite divided among "
         f"more and more tasks, {epochs} epochs, trunk cached before, all else as by default. One run each: the machine "
-        "was busy with other work. CPU seconds of the step `train`; memory is the peak of the whole process, which is that "
-        "of the longest pass: with 4 tasks fewer passes reach the `train.rows_per_pass` rows that one may hold."
+        "was busy with other work. CPU seconds of the step `train`; memory is the peak of the whole process, which is "
+        "that of the longest pass: with 4 tasks fewer passes reach the `train.rows_per_pass` rows that one may hold."
     )
     head = ["tasks", "training rows", "CPU s", "CPU ms a row and epoch", f"over {first['tasks']} tasks", "peak MB",
             "MB for each further task"]  # fmt: skip
