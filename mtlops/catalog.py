@@ -122,6 +122,15 @@ class EncoderEntry(Entry):
     folder: str = ""
 
 
+@dataclass(frozen=True)
+class Variant(Entry):
+    """The graph in another number format.
+
+    `code`: (source, path, *, passes, like) -> number of nodes; writes the variant of the graph `source` to `path`.
+    `passes` are inputs to measure with, `like` is the same variant of a parent bundle whose trunk it shares, or None.
+    """
+
+
 _CLASSIFICATION = "mtlops.evaluation.metrics:classification"
 
 KINDS: Mapping[str, Kind] = MappingProxyType({
@@ -301,6 +310,25 @@ BEHAVIOUR: Mapping[str, Entry] = MappingProxyType(
 
 
 E = TypeVar("E", bound=Entry)
+
+REFERENCE_VARIANT = "fp32"
+"""Name of `model.onnx` among the variants of a bundle's graph: what all others are measured against."""
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "int8": Variant(
+            "the trunk in 8-bit integers, ranges measured once on validation rows: an answer depends on its row alone",
+            "mtlops.export.quantisation:write_static",
+        ),
+        "int8-dynamic": Variant(
+            "the same, ranges measured in each pass: an answer also depends on the rows that come with it",
+            "mtlops.export.quantisation:write_dynamic",
+        ),
+        "fp16": Variant(
+            "half precision, for GPUs; a CPU computes it slower than fp32", "mtlops.export.half:write_half"
+        ),
+    }
+)
 
 
 def load(code: str) -> Any:

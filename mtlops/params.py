@@ -415,6 +415,23 @@ class Export(_Section):
     """Largest allowed difference between a logit of ONNX Runtime and of PyTorch."""
     golden_rows: int = Field(4, ge=1, le=64)
     """Rows per task in the golden file."""
+    variants: list[Annotated[str, _choice(catalog.VARIANTS)]] = Field(
+        [], json_schema_extra={"items": {"type": "string", "enum": list(catalog.VARIANTS)}}
+    )
+    """Number formats to write the graph in beside fp32, as `model.<variant>.onnx`."""
+    variant_loss: float = Field(0.01, ge=0)
+    """Most that a variant may lose of any task's primary metric, on all of its test rows."""
+    variant_failure: Literal["leave-out", "fail"] = "leave-out"
+    """What becomes of a variant that loses more: the bundle is written without it and the report says why, or nothing
+    is written."""
+    calibration_rows: int = Field(64, ge=1)
+    """Validation rows of each task, evenly spread, from which `int8` takes its ranges; an update keeps its parent's."""
+
+    @model_validator(mode="after")
+    def _variants_are_different(self) -> Self:
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError("variants: a word is there twice. Remove it.")
+        return self
 
 
 class Drift(_Section):

@@ -15,6 +15,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Sharing (`model.sharing`)": catalog.SHARING,
     "Adapters (`model.adapter`)": catalog.ADAPTERS,
     "Poolings (`model.pooling`)": catalog.POOLINGS,
+    "Variants of the graph (`export.variants`)": catalog.VARIANTS,
     "Drift tests (`drift.columns.<column>`)": catalog.DRIFT,
     "Triggers (`trigger.by`)": catalog.TRIGGERS,
     "Schedules of the learning rate (`train.schedule`)": catalog.SCHEDULES,

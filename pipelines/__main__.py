@@ -130,7 +130,7 @@ def _add_run(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from pipelines.compiling import PIPELINES, compiled_path
-    from pipelines.local import copy_bundle, run_pipeline, table
+    from pipelines.local import copy_bundle, reasons, run_pipeline, table
 
     if options.image and options.runner != "docker":
         raise UsageError("--image is for --runner docker; a subprocess runs in this Python.")
@@ -157,7 +157,8 @@ def _run(options: argparse.Namespace) -> None:
     copy_bundle(run, options.out)
     if options.json:
         tasks = [vars(task) for task in run.tasks]
-        print(json.dumps({"verdict": run.outputs["verdict"], "bundle": str(options.out), "tasks": tasks}))
+        done = {"verdict": run.outputs["verdict"], "reasons": reasons(run), "bundle": str(options.out), "tasks": tasks}
+        print(json.dumps(done))
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
