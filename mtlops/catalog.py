@@ -50,7 +50,7 @@ class AdapterKind(Entry):
     """A kind of adapter.
 
     Attributes:
-        learning_rate: peak rate when `train.learning_rate` does not give one.
+        learning_rate: peak rate when `train.learning_rate` does not give one. Measured: docs/methods.md.
     """
 
     learning_rate: float = 3e-3
@@ -210,7 +210,7 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
                     "mtlops.model.adapters.prefix:Prefix"),
     "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
-                 "mtlops.model.adapters.ia3:Ia3"),
+                 "mtlops.model.adapters.ia3:Ia3", learning_rate=1e-2),
     "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
     "fusion": AdapterKind("each task listens to the adapters of all tasks, in a second stage (Pfeiffer et al. 2021)",
                           "mtlops.model.adapters.fusion:Fusion"),

@@ -272,9 +272,10 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
-    rows_per_pass: int = Field(0, ge=0)
+    rows_per_pass: int = Field(128, ge=0)
     """Most (row, task) pairs that pass through the model at once; a larger step goes in parts whose gradients are added
-    up: less memory, the same gradients to float rounding. 0: a step at once. Under sharing `adapters`."""
+    up: the same gradients to float rounding, and memory that does not grow with the number of tasks. 0: a step at
+    once. Under sharing `adapters`."""
     recompute: bool = False
     """Keeps only each layer's input for the backward pass, and computes the rest again: less memory, more time, the
     same gradients. Under sharing `adapters`."""

@@ -2,7 +2,7 @@
 
 Each (method, seed) is trained in a process of its own on one core, judged on test rows and, once a method, served;
 what was measured becomes one JSON file. A second call does what is missing, so it can be killed and continued, and
-`--seeds 0,1,2` after `--seeds 0` adds two more. docs/methods.md is written from all files that are there.
+`--seeds 0,1,2` after `--seeds 0` adds two more. The measured part of docs/methods.md is made from all files there.
 """
 
 import argparse
@@ -38,7 +38,8 @@ from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
 from mtlops.steps.prepare import prepare
 from mtlops.steps.train import train
-from tests.benchmarks.methods_page import METHODS_PAGE, page
+from tests.benchmarks.methods_page import METHODS_PAGE, part
+from tests.benchmarks.page import write_part
 from tests.benchmarks.training import plain_loop
 
 ROWS = 600
@@ -316,7 +317,7 @@ def main() -> None:
         for method in wanted:
             _measure_missing(place, method, seed)
     if not options.dry:
-        METHODS_PAGE.write_text(page(place.work / "results"), encoding="utf-8")
+        write_part("methods", part(place.work / "results"), page=METHODS_PAGE)
 
 
 def _prepare(place: Place, *, raw: Path, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""docs/methods.md, made from what `tests.benchmarks.methods` measured."""
+"""The measured part of docs/methods.md, made from what `tests.benchmarks.methods` wrote."""
 
 import json
 import statistics
@@ -9,7 +9,6 @@ from typing import Any
 from tests.benchmarks.page import machine, table
 
 METHODS_PAGE = Path(__file__).parents[2] / "docs/methods.md"
-ADVICE = Path(__file__).with_name("methods_advice.md")
 _LAYERS, _TASKS = 6, 4
 _ALL_LAYERS = "pfeiffer, n = 0"
 _GROUPS = {
@@ -23,16 +22,14 @@ Found = Mapping[str, Sequence[Mapping[str, Any]]]
 """By method, what was measured with each seed."""
 
 
-def page(results: Path) -> str:
-    """Returns the page that all result files of a folder make."""
+def part(results: Path) -> list[str]:
+    """Returns the part that all result files of a folder make; what was not measured yet is not in it."""
     found = read_results(results)
-    about = read_about(results)
-    lines = ["# Methods compared", "", *_about(about, found), ""]
-    if ADVICE.exists():
-        lines += [ADVICE.read_text(encoding="utf-8").rstrip(), ""]
-    lines += ["## Quality", "", *_quality(found), "", "## Cost", "", *_cost(found), ""]
-    lines += ["## AdapterDrop", "", *_drop(found), ""]
-    return "\n".join(lines)
+    about = json.loads((results / "about.json").read_text(encoding="utf-8"))
+    return [
+        "## Measured", "", *_about(about, found), "", "### Quality", "", *_quality(found), "", "### Cost", "",
+        *_cost(found), "", "### AdapterDrop", "", *_drop(found),
+    ]  # fmt: skip
 
 
 def read_results(folder: Path) -> Found:
@@ -42,12 +39,6 @@ def read_results(folder: Path) -> Found:
         result = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(result["method"], []).append(result)
     return {name: sorted(of, key=lambda result: result["seed"]) for name, of in found.items()}
-
-
-def read_about(folder: Path) -> Mapping[str, Any]:
-    """Returns what the benchmark said about its data."""
-    about: Mapping[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return about
 
 
 def mean_f1(result: Mapping[str, Any]) -> float:
