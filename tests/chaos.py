@@ -300,12 +300,13 @@ def _server(folder: Path, registry: str, ports: Sequence[int]) -> Process:
 
 
 def _monitor(folder: Path, registry: str, port: int) -> Process:
+    retrain = (
+        f"{sys.executable} -m pipelines run --pipeline continuous --json --params {{params}} --window {{window}} "
+        f"--out {{out}} --tasks {{tasks}} --reason {{reason}} --registry {{registry}} --workspace {folder / 'runs'}"
+    )
     command = ["-m", "monitoring", "run", "--params", str(folder / "params.yaml"), "--registry", registry,
                "--log", str(folder / "log"), "--interval", "1", "--port", str(port),
-               "--requests", str(folder / "requests"), "--retrain-command",
-               f"{sys.executable} -m pipelines run --pipeline continuous --json --params {{params}} --window {{window}} "
-               f"--out {{out}} --tasks {{tasks}} --reason {{reason}} --registry {{registry}} "
-               f"--workspace {folder / 'runs'}"]  # fmt: skip
+               "--requests", str(folder / "requests"), "--retrain-command", retrain]  # fmt: skip
     return Process(command, folder / "monitor.log", f"http://127.0.0.1:{port}/metrics")
 
 
