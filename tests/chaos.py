@@ -164,6 +164,7 @@ def make_project(root: Path) -> Workspace:
     content["train"] |= {"epochs": 30, "patience": 30, "learning_rate": 0.02}
     content["gates"] |= {"max_drop": None, "seed_noise": {"topic": 0.0}}
     content["drift"] |= {"window_rows": _ROWS, "audit_rows": _ROWS, "false_alarms_per_month": 1000}
+    content["retrain"] = {"blend": 1.0}
     # So small a reference has too few held-out rows to judge answers by.
     content["trigger"] = {"by": "local", "violations": 1, "of_windows": 3, "kinds": ["input"]}
     work.params_file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -300,13 +301,13 @@ def _server(folder: Path, registry: str, ports: Sequence[int]) -> Process:
 
 
 def _monitor(folder: Path, registry: str, port: int) -> Process:
-    retrain = (
+    update = (
         f"{sys.executable} -m pipelines run --pipeline continuous --json --params {{params}} --window {{window}} "
         f"--out {{out}} --tasks {{tasks}} --reason {{reason}} --registry {{registry}} --workspace {folder / 'runs'}"
     )
     command = ["-m", "monitoring", "run", "--params", str(folder / "params.yaml"), "--registry", registry,
                "--log", str(folder / "log"), "--interval", "1", "--port", str(port),
-               "--requests", str(folder / "requests"), "--retrain-command", retrain]  # fmt: skip
+               "--requests", str(folder / "requests"), "--retrain-command", update]  # fmt: skip
     return Process(command, folder / "monitor.log", f"http://127.0.0.1:{port}/metrics")
 
 

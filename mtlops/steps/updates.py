@@ -77,6 +77,7 @@ def begin_update(params: Params, *, prepared: Path, encoder: Path, registry: str
         start=retrain.start,
         seed=params.train.seed,
         data_sha256=sha256_file(prepared / MANIFEST),
+        blend=retrain.blend if retrain.start == "warm" else 1.0,
     )
     for task, window in newest.items():
         logger.info("retrain task=%s parent=%s window=%s mix=%s", task, parent.id, window or "none", retrain.mix)
