@@ -3,8 +3,9 @@
 #   PYTHON=python3.12   the interpreter that .venv is made with  (default: the newest of 3.13, 3.12, 3.11)
 #   TORCH_INDEX=URL     the package index for torch alone, for a CPU or a certain CUDA build
 #   EXTRA=cpu|gpu       the ONNX runtime                         (default: gpu when `nvidia-smi -L` finds one)
-#   ARGS='-k gates'     more arguments for pytest (make test), dvc repro (make run) or the build (make image)
-#   PARTS='serving'     the benchmarks that make bench runs  (default: all, an hour or two)
+#   ARGS='-k gates'     more arguments for pytest (make test), dvc repro (make run), the build (make image) or the
+#                       demo (make demo ARGS='--scenario worse')
+#   PARTS='serving'     the benchmarks that make bench runs  (default: all but `methods`, an hour or two)
 #
 # And for `make image`:
 #
@@ -23,7 +24,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH_INDEX ?=
 ARGS ?=
-PARTS ?= training serving monitoring drift gate
+PARTS ?= training many_tasks serving monitoring drift gate
 TARGET ?= cpu
 IMAGE ?= $(shell sed -n 's/^IMAGE = "\(.*\)"/\1/p' components/image.py)$(if $(filter gpu,$(TARGET)),-gpu)
 BASE ?=
@@ -56,8 +57,9 @@ run: setup ## sets up, runs every stage of dvc.yaml that is out of date, and pri
 test: setup ## sets up and runs all tests
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup $(ARGS)
 
-demo: run ## a task drifts in production and is repaired, live on this machine: server, monitor, pipeline, registry
-	@$(BIN)/python -m monitoring.demo
+demo: ## a task drifts in production and is repaired, live on this machine: server, monitor, pipeline, registry
+	@$(MAKE) --no-print-directory run ARGS=
+	@$(BIN)/python -m monitoring.demo $(ARGS)
 
 bench: setup ## measures ours beside references and rewrites docs/benchmarks.md; needs a finished `make run`
 	@for part in $(PARTS); do $(BIN)/python -m tests.benchmarks.$$part $(ARGS) || exit; done

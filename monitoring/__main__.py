@@ -101,7 +101,13 @@ def _add_trigger(command: argparse.ArgumentParser) -> None:
 
 def _add_replay(commands: Any) -> None:
     command = _add(commands, "replay", "judge a table as if its rows were traffic, without a server", _replay)
-    command.add_argument("table", type=Path, help="CSV, JSON Lines or Parquet file, or a folder of a prepared window")
+    command.add_argument(
+        "table", type=Path, nargs="?", help="CSV, JSON Lines or Parquet file, or a folder of a prepared window"
+    )
+    command.add_argument(
+        "--scenario", default="", metavar="NAME",
+        help="instead of a table: play a scenario with a real server, monitor, pipeline and registry in build/demo",
+    )  # fmt: skip
     command.add_argument("--tasks", default="", metavar="A,B", help="asked of each row (default: those with labels)")
     command.add_argument("--text", default="text", metavar="COLUMN", help="column with the text (default: text)")
     command.add_argument("--rows-per-day", type=float, default=1000.0, metavar="N", help="pace (default: 1000)")
@@ -160,6 +166,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _replay(options: argparse.Namespace) -> None:
+    if options.scenario:
+        _play(options)
+        return
+    if options.table is None:
+        raise UsageError("replay: give a table, or --scenario NAME.")
     from monitoring.replay import answer, judge, read_traffic
     from mtlops.bundle import Bundle
     from mtlops.report import write_report
@@ -178,6 +189,14 @@ def _replay(options: argparse.Namespace) -> None:
         write_report(options.report, report)
     levels = {name: task["level"] for name, task in report["tasks"].items()}
     _show(options, {"level": report["level"], "levels": levels, "rows": len(traffic.texts)}, report)
+
+
+def _play(options: argparse.Namespace) -> None:
+    from monitoring.demo import FOLDER, play
+
+    if options.table is not None:
+        raise UsageError(f"replay: a scenario brings its own rows. Leave {options.table} out.")
+    play(options.scenario, params_file=options.params, folder=FOLDER)
 
 
 def _reset(options: argparse.Namespace) -> None:

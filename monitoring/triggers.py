@@ -2,12 +2,12 @@
 
 import hashlib
 import hmac
-import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from monitoring.attempt import processes_of, start_attempt, verdict_of
 from mtlops import catalog
-from mtlops.errors import UsageError
-from mtlops.files import write_json
+from mtlops.errors import PlatformError, UsageError
+from mtlops.files import read_json, write_json
 from mtlops.params import Params
+from mtlops.registry import Entry, Registry
 from mtlops.watch.labelled import write_window
-from mtlops.watch.requests import STARTED, lose_started, set_status, waiting_requests
+from mtlops.watch.requests import STARTED, lose_started, set_status, started_requests, waiting_requests
 from mtlops.watch.state import State
 
 SECRET = "MTLOPS_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 SIGNATURE = "X-Mtlops-Signature-256"
 EVENT_TYPE = "org.mtlops.retrain.requested"
 
-_SUCCEEDED, _FAILED, _SENT = "succeeded", "failed", "sent"
+_SUCCEEDED, _FAILED, _SENT, _SUPERSEDED = "succeeded", "failed", "sent", "superseded"
 _SECONDS = 30.0
-_VERDICTS = ("PROMOTE", "HOLD", "REJECT")
+
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 2.0
+"""Before the second attempt; the third waits twice as long."""
+
+_POLL_SECONDS = 0.5
 
 logger = logging.getLogger("mtlops.monitoring")
 
@@ -62,7 +69,13 @@ class Place:
 
 
 class Trigger(Protocol):
-    """Carries out requests."""
+    """Carries out requests.
+
+    Attributes:
+        resumes: whether calling it again for a request that an earlier, killed monitor had started is safe.
+    """
+
+    resumes: bool
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Carries out a request and returns when that is done; it never raises for what went wrong outside."""
@@ -70,7 +83,14 @@ class Trigger(Protocol):
 
 
 class Local:
-    """Runs the continuous pipeline on this machine, and waits for its verdict."""
+    """Runs the continuous pipeline on this machine, and waits for its verdict.
+
+    The pipeline is a process of its own that outlives the monitor. Called again for a request, this waits for what is
+    still at work, takes the outcome that was left, and starts another attempt only where the last one was killed or
+    the platform failed; the registry's history tells whether the request was promoted already.
+    """
+
+    resumes = True
 
     def __init__(self, params: Params, place: Place) -> None:
         own = (sys.executable, "-m", "pipelines", "run", "--pipeline", "continuous", "--json", "--params", "{params}",
@@ -80,11 +100,88 @@ class Local:
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Runs the command; its exit code, and the verdict that it prints as JSON, are the outcome."""
-        return _run(self._command, request, place=self._place, window=self._window, done=_SUCCEEDED)
+        command = _command(self._command, request, place=self._place, window=self._window)
+        if isinstance(command, Outcome):
+            return command
+        attempts = self._file(request, "attempts.json")
+        while True:
+            self._wait(request)
+            made = read_json(attempts, made_by="the monitor")["made"] if attempts.exists() else 0
+            found = self._found(request, made=made)
+            if found is not None:
+                return found
+            if made:
+                time.sleep(_PAUSE_SECONDS * made)
+            write_json(attempts, {"made": made + 1})
+            outcome = self._file(request, "outcome.json")
+            outcome.unlink(missing_ok=True)
+            log = self._file(request, "log")
+            logger.info("request=%s attempt=%d command=%s log=%s", request["id"], made + 1, " ".join(command), log)
+            start_attempt(command, request["id"], outcome=outcome, log=log).wait()
+
+    def _wait(self, request: Mapping[str, Any]) -> None:
+        """Until nothing of this request is at work, and nobody else trains its tasks."""
+        said = ""
+        while True:
+            busy = f"{len(found)} processes of it" if (found := processes_of(request["id"])) else self._other(request)
+            if not busy:
+                return
+            if busy != said:
+                logger.info("request=%s waits for %s", request["id"], busy)
+                said = busy
+            time.sleep(_POLL_SECONDS)
+
+    def _other(self, request: Mapping[str, Any]) -> str:
+        return Registry(self._place.registry).retrainers(request["tasks"]) if self._place.registry else ""
+
+    def _found(self, request: Mapping[str, Any], *, made: int) -> Outcome | None:
+        """What has become of the request; None when it is to be tried (again)."""
+        log, file = str(self._file(request, "log")), self._file(request, "outcome.json")
+        nothing: dict[str, Any] = {"code": None, "verdict": None, "note": ""}
+        left = read_json(file, made_by="the monitor") if file.exists() else nothing
+        if left["code"] == 0:
+            return Outcome(left["verdict"] or _SUCCEEDED, f"{left['note']} {log}".strip())
+        entry = self._promoted(request)
+        if entry is not None:
+            return Outcome("PROMOTE", f"champion version {entry.version}; the run was killed afterwards; {log}")
+        if self._is_superseded(request):
+            return Outcome(_SUPERSEDED, "another run has trained these tasks since; nothing was started")
+        if left["code"] is None and left["note"]:
+            return Outcome(_FAILED, left["note"])
+        may_pass = left["code"] is None or left["code"] < 0 or left["code"] == PlatformError.exit_code
+        if not may_pass or made >= _ATTEMPTS:
+            said = "killed" if left["code"] is None else f"exit {left['code']}"
+            return Outcome(_FAILED, f"{said}, attempt {made}; {log} says why")
+        return None
+
+    def _promoted(self, request: Mapping[str, Any]) -> Entry | None:
+        """The champion that this request has led to: its reason begins with the request's id."""
+        history = Registry(self._place.registry).history() if self._place.registry else []
+        return next((entry for entry in history if entry.reason.startswith(f"{request['id']}:")), None)
+
+    def _is_superseded(self, request: Mapping[str, Any]) -> bool:
+        """Whether every task of the request has other files in the champion than when it was asked for."""
+        registry = Registry(self._place.registry) if self._place.registry else None
+        champion = registry.champion() if registry else None
+        if registry is None or champion is None or champion.bundle_id == request["bundle"]:
+            return False
+        if request["bundle"] not in registry.ids():
+            return True
+        now, then = (registry.manifest(name)["files"] for name in (champion.bundle_id, request["bundle"]))
+        return all(_of_task(now, task) != _of_task(then, task) for task in request["tasks"])
+
+    def _file(self, request: Mapping[str, Any], ending: str) -> Path:
+        return self._place.requests / f"{request['id']}.{ending}"
+
+
+def _of_task(files: Mapping[str, str], task: str) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name.startswith(f"tasks/{task}/")}
 
 
 class Cluster:
     """Submits the continuous pipeline to Kubeflow Pipelines; what becomes of the run is seen in the registry."""
+
+    resumes = False
 
     def __init__(self, params: Params, place: Place) -> None:
         own = (sys.executable, "-m", "pipelines", "submit", "--pipeline", "continuous", "--params", "{params}",
@@ -94,7 +191,8 @@ class Cluster:
 
     def __call__(self, request: Mapping[str, Any]) -> Outcome:
         """Runs the command; it prints the id of the run."""
-        return _run(self._command, request, place=self._place, window=self._window, done="submitted")
+        command = _command(self._command, request, place=self._place, window=self._window)
+        return command if isinstance(command, Outcome) else _run(command, request, place=self._place, done="submitted")
 
 
 class Webhook:
@@ -103,6 +201,8 @@ class Webhook:
     Raises:
         UsageError: there is no secret: whoever could reach the receiver could start training.
     """
+
+    resumes = False
 
     def __init__(self, params: Params, place: Place) -> None:
         assert params.trigger.webhook is not None
@@ -134,8 +234,9 @@ def open_trigger(params: Params, place: Place) -> Trigger | None:
 class Carrier:
     """Carries out the requests that wait, one at a time, beside the passes of the monitor.
 
-    A request is marked as started before anything is done, so that a monitor killed in between never starts it twice.
-    Only the caller's thread touches the state.
+    A request is marked as started before anything is done, so that a monitor killed in between knows of it: it goes on
+    with the request where the trigger can (`resumes`), and marks it as lost where nobody knows how it ended. Only the
+    caller's thread touches the state.
 
     Args:
         trigger: what carries a request out; None for nobody.
@@ -153,8 +254,8 @@ class Carrier:
     def step(self, state: State) -> Outcome | None:
         """Records what has ended, starts what waits; returns the outcome that was recorded, if any."""
         if not self._has_begun:
-            lose_started(state)
             self._has_begun = True
+            self._go_on(state)
         ended = self._end(state)
         if self._thread is None and self._trigger is not None:
             for request in waiting_requests(state)[:1]:
@@ -169,14 +270,26 @@ class Carrier:
             outcomes.append(self.step(state))
         return [outcome for outcome in outcomes if outcome is not None]
 
+    def _go_on(self, state: State) -> None:
+        """Takes up what an earlier monitor had started, or marks it as lost."""
+        if self._trigger is None or not self._trigger.resumes:
+            lose_started(state)
+            return
+        for request in started_requests(state)[:1]:
+            logger.info("request=%s was under way when the monitor stopped", request["id"])
+            self._carry(request)
+
     def _start(self, state: State, request: Mapping[str, Any]) -> None:
-        trigger = self._trigger
-        assert trigger is not None
         write_json(self._place.requests / f"{request['id']}.json", request)
         window = self._place.requests / f"{request['id']}.jsonl"
         rows = write_window(window, state, request=request, params=self._params)
         logger.info("request=%s tasks=%s labelled_rows=%d", request["id"], ",".join(request["tasks"]), rows)
         set_status(state, request, STARTED)
+        self._carry(request)
+
+    def _carry(self, request: Mapping[str, Any]) -> None:
+        trigger = self._trigger
+        assert trigger is not None
         self._request, self._outcome = request, []
 
         def work() -> None:
@@ -222,9 +335,10 @@ def read_secret() -> bytes:
     return secret.encode()
 
 
-def _run(
-    command: Sequence[str], request: Mapping[str, Any], *, place: Place, window: str | None, done: str
-) -> Outcome:  # fmt: skip
+def _command(
+    command: Sequence[str], request: Mapping[str, Any], *, place: Place, window: str | None
+) -> list[str] | Outcome:  # fmt: skip
+    """The command of a request; an outcome when there is nothing to train with."""
     own = place.requests / f"{request['id']}.jsonl"
     rows = window or (str(own.resolve()) if own.exists() else "")
     if not rows and "{window}" in command:
@@ -233,36 +347,28 @@ def _run(
               "request": str(place.requests / f"{request['id']}.json"), "registry": place.registry,
               "params": str(place.params), "window": rows,
               "out": str(place.requests / f"{request['id']}-bundle")}  # fmt: skip
-    filled = [_fill(part, values) for part in command]
+    return [_fill(part, values) for part in command]
+
+
+def _run(command: Sequence[str], request: Mapping[str, Any], *, place: Place, done: str) -> Outcome:
     log = place.requests / f"{request['id']}.log"
-    logger.info("request=%s command=%s log=%s", request["id"], " ".join(filled), log)
+    logger.info("request=%s command=%s log=%s", request["id"], " ".join(command), log)
     try:
         with log.open("wb") as file:
-            found = subprocess.run(filled, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, check=False)  # noqa: S603
+            found = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, check=False)  # noqa: S603
     except OSError as error:
-        return Outcome(_FAILED, f"{filled[0]}: {error.strerror}")
+        return Outcome(_FAILED, f"{command[0]}: {error.strerror}")
     with log.open("ab") as file:
         file.write(found.stdout)
     if found.returncode != 0:
         return Outcome(_FAILED, f"exit {found.returncode}; {log} says why")
-    return Outcome(_verdict(found.stdout) or done, str(log))
+    return Outcome(verdict_of(found.stdout)[0] or done, str(log))
 
 
 def _fill(part: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         part = part.replace(f"{{{name}}}", value)
     return part
-
-
-def _verdict(output: bytes) -> str | None:
-    """The verdict in the last line, when that is a JSON object with one."""
-    lines = output.decode("utf-8", "replace").strip().splitlines()
-    try:
-        found = json.loads(lines[-1]) if lines else None
-    except ValueError:
-        return None
-    verdict = found.get("verdict") if isinstance(found, dict) else None
-    return verdict if verdict in _VERDICTS else None
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:

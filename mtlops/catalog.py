@@ -7,7 +7,7 @@ and one line here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from types import MappingProxyType
@@ -50,10 +50,22 @@ class AdapterKind(Entry):
     """A kind of adapter.
 
     Attributes:
-        learning_rate: peak rate when `train.learning_rate` does not give one.
+        learning_rate: peak rate when `train.learning_rate` does not give one. Measured: docs/methods.md.
     """
 
     learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class Preset(Entry):
+    """A point between quality and cost.
+
+    Attributes:
+        settings: by section of params.yaml the keys that it fills, where they are not given; balanced fills none: it
+            is the defaults.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     ),
 })  # fmt: skip
 
+PRESETS: Mapping[str, Preset] = MappingProxyType({
+    "quality": Preset("adapters in every layer", settings={"model": {"adapter_drop": 0}}),
+    "balanced": Preset("the defaults on this page"),
+    "fast": Preset("adapters in the two upper layers of six only", settings={"model": {"adapter_drop": 4}}),
+})  # fmt: skip
+"""Measured against each other in docs/methods.md."""
+
 _HEAD_RATE = 1e-3
 
 SHARING: Mapping[str, Scheme] = MappingProxyType({
@@ -191,7 +210,7 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
                     "mtlops.model.adapters.prefix:Prefix"),
     "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
-                 "mtlops.model.adapters.ia3:Ia3"),
+                 "mtlops.model.adapters.ia3:Ia3", learning_rate=1e-2),
     "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
     "fusion": AdapterKind("each task listens to the adapters of all tasks, in a second stage (Pfeiffer et al. 2021)",
                           "mtlops.model.adapters.fusion:Fusion"),

@@ -91,6 +91,10 @@ def _limits(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout-seconds", type=_positive, default=30.0, metavar="S", help="until it is begun; then 504 (default 30)"
     )
+    group.add_argument(
+        "--read-seconds", type=_positive, default=30.0, metavar="S",
+        help="from a request's first byte to its last; then 408 (default 30)",
+    )  # fmt: skip
 
 
 def _trial(command: argparse.ArgumentParser) -> None:
@@ -107,6 +111,7 @@ def _log(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is kept")
     group.add_argument("--log", metavar="URL", help="prediction log: a folder, or a URL of fsspec (default: none)")
     group.add_argument("--log-text", action="store_true", help="keep the texts, too")
+    group.add_argument("--log-events", metavar="URL", help="POST answers there as CloudEvents, as KServe's logger does")
     group.add_argument(
         "--log-flush-seconds", type=_positive, default=5.0, metavar="S", help="a crash loses at most this (default 5)"
     )
@@ -186,6 +191,7 @@ def _options(options: argparse.Namespace) -> "Options":
         limits=Limits(
             body_bytes=int(options.max_body_mb * 1e6), rows=options.max_rows, pairs=options.max_pairs,
             characters=options.max_characters, queue_rows=options.queue_rows, timeout_seconds=options.timeout_seconds,
+            read_seconds=options.read_seconds,
         ),
         workers=options.workers,
         batch_rows=options.batch_rows,
@@ -196,6 +202,7 @@ def _options(options: argparse.Namespace) -> "Options":
             flush_rows=options.log_flush_rows, flush_seconds=options.log_flush_seconds,
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
+        events_url=options.log_events,
         embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,

@@ -198,14 +198,21 @@ def is_leftover(path: Path) -> bool:
 
 
 def is_running(process: int) -> bool:
-    """Returns whether a process of this machine, given by its id, is running."""
+    """Returns whether a process of this machine, given by its id, is running.
+
+    One that has ended and was not waited for by its parent (a zombie, as /proc shows it) is not running.
+    """
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no /proc here, or it has ended just now
+        return True
+    return state.rpartition(")")[2].split()[:1] != ["Z"]
 
 
 def _rename_folder(part: Path, path: Path) -> None:

@@ -89,6 +89,14 @@ class Leases:
             for name in held:
                 self._storage.remove(name)
 
+    def retrainers(self, tasks: Iterable[str]) -> str:
+        """Returns who retrains one of these tasks now, in words; empty when nobody does."""
+        for task in sorted(set(tasks)):
+            note = self._note(f"retraining/{task}.json")
+            if note and not _is_dead(note, limit_seconds=UPLOAD_LIMIT_SECONDS):
+                return f"{note['by']}, process {note['process']}, which retrains {task}"
+        return ""
+
     @contextmanager
     def collecting(self) -> Iterator["Alive"]:
         """Marks a collection.

@@ -250,6 +250,10 @@ class Registry:
         """Returns a context in which nobody else retrains these tasks; it raises PlatformError when someone does."""
         return self._leases.retraining(tasks)
 
+    def retrainers(self, tasks: Iterable[str]) -> str:
+        """Returns who retrains one of these tasks now, in words; empty when nobody does."""
+        return self._leases.retrainers(tasks)
+
     def promote(
         self,
         bundle_id: str,

@@ -130,7 +130,7 @@ def _add_run(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from pipelines.compiling import PIPELINES, compiled_path
-    from pipelines.local import copy_bundle, run_pipeline, table
+    from pipelines.local import copy_bundle, reasons, run_pipeline, table
 
     if options.image and options.runner != "docker":
         raise UsageError("--image is for --runner docker; a subprocess runs in this Python.")
@@ -157,20 +157,23 @@ def _run(options: argparse.Namespace) -> None:
     copy_bundle(run, options.out)
     if options.json:
         tasks = [vars(task) for task in run.tasks]
-        print(json.dumps({"verdict": run.outputs["verdict"], "bundle": str(options.out), "tasks": tasks}))
+        done = {"verdict": run.outputs["verdict"], "reasons": reasons(run), "bundle": str(options.out), "tasks": tasks}
+        print(json.dumps(done))
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
 
 
 def _alone(options: argparse.Namespace, request: Any) -> Any:
-    """A schedule and an alert at once give one update: the second is refused."""
+    """A schedule and an alert at once give one run on a registry's tasks: the second is refused."""
+    from mtlops.params import parse_params
     from mtlops.registry import Registry
     from mtlops.tasks import split_names
 
-    if options.pipeline != "continuous":
+    if not request.registry:
         return nullcontext()
-    return Registry(request.registry).retraining(split_names(request.tasks))
+    suite = parse_params(request.params, where=str(options.params))
+    return Registry(request.registry).retraining(split_names(request.tasks) or list(suite.suite.tasks))
 
 
 def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None, request: Any) -> Any:

@@ -1,6 +1,7 @@
 """A compiled pipeline run on this machine, task by task, in processes or in containers, with kfp.local."""
 
 import io
+import json
 import logging
 import re
 import shutil
@@ -194,6 +195,12 @@ def copy_bundle(run: Run, folder: Path) -> None:
         raise PlatformError(f"{source}: the run left no bundle here. Read {run.log}.")
     with atomic_folder(folder) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
+
+
+def reasons(run: Run) -> list[str]:
+    """Returns why the gate decided as it did: those of decision.json; none for a pipeline without such a step."""
+    found = sorted(run.log.parent.glob("**/evaluate/**/decision.json"))
+    return list(json.loads(found[-1].read_text(encoding="utf-8"))["reasons"]) if found else []
 
 
 def table(run: Run) -> str:

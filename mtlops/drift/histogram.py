@@ -89,6 +89,11 @@ class Histogram:
         if k == 0:
             return f"below {self.edges[0]:.4g}"
         low = self.edges[k - 1]
+        # The edge after a value that has a bin for itself is the next number that a computer has.
+        is_next = k > 1 and low == np.nextafter(self.edges[k - 2], np.inf)
+        said = f"above {self.edges[k - 2]:.4g}" if is_next else f"from {low:.4g}"
         if k == len(self.edges):
-            return f"from {low:.4g}"
-        return f"{low:.4g}" if self.edges[k] == np.nextafter(low, np.inf) else f"{low:.4g} to {self.edges[k]:.4g}"
+            return said
+        if self.edges[k] == np.nextafter(low, np.inf):
+            return f"{low:.4g}"
+        return f"{said if is_next else f'{low:.4g}'} to {self.edges[k]:.4g}"

@@ -9,10 +9,11 @@ from mtlops.report.drift import DRIFT
 from mtlops.report.evaluation import DECISION, EVALUATION
 from mtlops.report.export import EXPORT
 from mtlops.report.markup import Markup, chip, section, tag, title, tree
+from mtlops.report.timeline import TIMELINE
 from mtlops.report.training import TRAINING
 from mtlops.report.validation import VALIDATION
 
-PAGES: tuple[Page, ...] = (VALIDATION, TRAINING, EVALUATION, DECISION, EXPORT, DRIFT)
+PAGES: tuple[Page, ...] = (VALIDATION, TRAINING, EVALUATION, DECISION, EXPORT, DRIFT, TIMELINE)
 """Every kind of report that has a page of its own, in the order of the index."""
 
 

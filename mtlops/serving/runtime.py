@@ -29,6 +29,9 @@ _ERRORS_ONLY = 3
 EMBEDDING = "embedding"
 """The graph's output of one vector (H,) a row, which drift watches."""
 
+PAIRS = 32
+"""(row, task) pairs of one pass: its memory grows with them, about 1 MB each with 384 numbers and 64 tokens."""
+
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
 
@@ -168,10 +171,33 @@ class Runtime:
         *,
         embed_row: Sequence[int] = (),
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns the logits (P, C) of the wanted pairs and the embeddings (E, H) of the wanted rows, in one pass.
+        """Returns the logits (P, C) of the wanted pairs and the embeddings (E, H) of the wanted rows.
+
+        One pass, or one for each `PAIRS` pairs.
 
         Shapes: ids: B rows of token ids; pair_row, pair_task: P; embed_row: E positions of rows.
         """
+        if len(pair_row) <= PAIRS:
+            return self._pass(ids, pair_row, pair_task, embed_row=embed_row)
+        parts = []
+        for at in range(0, len(pair_row), PAIRS):
+            rows = sorted(set(pair_row[at : at + PAIRS]))
+            place = {row: position for position, row in enumerate(rows)}
+            own = [place[row] for row in pair_row[at : at + PAIRS]]
+            parts.append(self._pass([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
+        _, embeddings = self._pass([ids[row] for row in embed_row], (), (), embed_row=range(len(embed_row)))
+        return np.concatenate(parts), embeddings
+
+    def _pass(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        *,
+        embed_row: Sequence[int] = (),
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not ids:
+            return np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.float32)
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
         feeds = {"input_ids": input_ids, "attention_mask": mask, **self.bank}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
@@ -283,9 +309,11 @@ def golden_logits(
     bank: Bank | None = None,
 ) -> list[dict[str, list[float]]]:
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
-    rows = []
+    rows, positions = [], range(len(tasks))
     for text in texts:
-        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)), bank=bank)
+        inputs = pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id)
+        parts = [run(session, *inputs, positions[at : at + PAIRS], bank=bank) for at in range(0, len(tasks), PAIRS)]
+        logits = np.concatenate(parts)
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 

@@ -18,7 +18,7 @@ from mtlops.prediction_log import PREDICTIONS
 from mtlops.watch.judging import Judge
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
 from mtlops.watch.references import References
-from mtlops.watch.rows import Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
+from mtlops.watch.rows import UNREADABLE, Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
 
@@ -114,6 +114,8 @@ class Watch:
         found = []
         for name in (ENCODER, *(task.name for task in self.references.tasks)):
             faults = parsed.faults.get(name, Counter())
+            if self.references.by_name[name].has_unreadable:
+                faults.pop(UNREADABLE, None)
             found += self._take(name, TRAFFIC, sample=parsed.samples.get(name), faults=faults)
         return found
 
@@ -219,7 +221,8 @@ class Watch:
         """Adds rows to the open window of a task, closing it wherever it is full."""
         stream = self._streams[name, source]
         reference = self.references.by_name[name]
-        stream.faults.update(+faults)
+        if sample is None or not len(sample):
+            stream.faults.update(+faults)
         most = self.drift.audit_rows if source == LABELS else self.drift.window_rows
         limit = int(self.drift.window_minutes * 60e6)
         found, position, rows = [], 0, 0 if sample is None else len(sample)
@@ -231,6 +234,7 @@ class Watch:
                 stop = min(stop, max(position + int(over[0]), position + self.drift.min_rows - stream.rows))
             if stop > position:
                 stream.add(sample.part(position, stop), reference)
+                stream.faults.update(_share_of(faults, position, stop=stop, rows=rows))
             is_old = stop < rows and int(sample.times[stop]) - start >= limit
             position = stop
             if stream.rows >= most or (is_old and stream.rows >= self.drift.min_rows):
@@ -340,6 +344,11 @@ def first_day(state: State) -> date | None:
     """Returns the day from which a running monitor needs to look for new files: two days before the newest row."""
     newest = state.fact("newest")
     return None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC).date() - timedelta(days=2)
+
+
+def _share_of(faults: Counter[str], start: int, *, stop: int, rows: int) -> Counter[str]:
+    """The faults of a table that fall to some of its rows: evenly, so that every window has its part of them."""
+    return Counter({what: n * stop // rows - n * start // rows for what, n in faults.items()})
 
 
 def _groups(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mtlops.errors import ArtefactError
 from mtlops.files import read_json
 from mtlops.registry import Registry
 from mtlops.tasks import Task
+from mtlops.watch.rows import MOST_UNKNOWN, UNKNOWN_SHARE
 
 _FOLDER = "reference"
 
@@ -44,6 +45,13 @@ class Reference:
         """Numbers in an embedding; 0 when the reference has none."""
         part = self.profile.parts.get("embedding")
         return int(getattr(part.sketch, "width", 0)) if part else 0
+
+    @property
+    def has_unreadable(self) -> bool:
+        """Whether the tokenizer knows less than half of at least a tenth of the reference's own texts."""
+        part = self.profile.parts.get(f"text.{UNKNOWN_SHARE}")
+        edges: Sequence[float] = getattr(part.sketch, "edges", []) if part else []
+        return len(edges) > 0 and bool(edges[-1] >= MOST_UNKNOWN)
 
 
 @dataclass(frozen=True)

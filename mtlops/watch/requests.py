@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mtlops.drift.detector import DRIFTED
+from mtlops.drift.profile import ENCODER
 from mtlops.params import Trigger
 from mtlops.watch.references import References
 from mtlops.watch.state import State
@@ -20,9 +21,15 @@ from mtlops.watch.streams import LABELS, TRAFFIC
 
 REQUESTED, STARTED = "requested", "started"
 OPEN = (REQUESTED, STARTED)
-"""What is under way; every other status is an end: `recorded`, `succeeded`, `failed`, `lost`, or the gate's verdict."""
+"""What is under way; every other status is an end: `recorded`, `recommended`, `succeeded`, `superseded`, `failed`,
+`lost`, or the gate's verdict."""
 
 RECORDED, LOST = "recorded", "lost"
+
+RECOMMENDED = "recommended"
+"""The whole suite should be trained again: a decision for people, so only a webhook is told."""
+
+_WHOLE = "the texts of all tasks moved: train the whole suite again, on rows of now; not one task alone"
 
 _HOUR = 3_600_000_000
 _MONTH = 30 * 24 * _HOUR
@@ -46,7 +53,9 @@ class Decision:
 def request_training(state: State, references: References, *, trigger: Trigger, log: str) -> dict[str, Any] | None:
     """Returns a new request that names every task that is due, or None; decisions are recorded, too.
 
-    Call it inside a transaction.
+    Where half of the tasks or more are due, two at least, and the texts that every task was asked for have moved, the
+    encoder meets other texts than it was chosen for: the whole suite is recommended for training, and no task is
+    trained alone. Call it inside a transaction.
 
     Args:
         state: of the monitor.
@@ -56,22 +65,34 @@ def request_training(state: State, references: References, *, trigger: Trigger, 
     """
     now = state.fact("newest") or 0
     decisions = {task.name: _decide(state, references, task=task.name, trigger=trigger) for task in references.tasks}
-    state.remember("decisions", {name: decision.why for name, decision in decisions.items()})
     due = {name: decision for name, decision in decisions.items() if decision.is_due}
+    are_many = len(due) > 1 and 2 * len(due) >= len(decisions)
+    is_whole = are_many and _encoder_moved(state, references, trigger=trigger)
+    said = {name: f"{decision.why}; {_WHOLE}" if is_whole else decision.why for name, decision in due.items()}
+    state.remember("decisions", {name: decision.why for name, decision in decisions.items()} | said)
     if not due:
         return None
     content = _content(references, due, now=now, log=log, by=trigger.by)
     status = RECORDED if trigger.by == "none" else REQUESTED
+    if is_whole:
+        content |= {"scope": "suite", "tasks": sorted(decisions), "reason": f"{_WHOLE} ({content['reason']})"}
+        status = REQUESTED if trigger.by == "webhook" else RECOMMENDED
     state.run("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", content["id"], now, status, now, json.dumps(content))
     _count(state, content["tasks"], status)
-    for name, decision in due.items():
-        state.tell(name, f"asked for training: {decision.why} (request {content['id']})", time=now)
+    for name in due:
+        state.tell(name, f"asked for training: {said[name]} (request {content['id']})", time=now)
     return content
 
 
 def waiting_requests(state: State) -> list[dict[str, Any]]:
     """Returns the requests that nothing has been done about, the oldest first."""
     found = state.rows("SELECT content FROM requests WHERE status = ? ORDER BY time", REQUESTED)
+    return [json.loads(row["content"]) for row in found]
+
+
+def started_requests(state: State) -> list[dict[str, Any]]:
+    """Returns the requests that are being carried out, as far as this state knows, the oldest first."""
+    found = state.rows("SELECT content FROM requests WHERE status = ? ORDER BY time", STARTED)
     return [json.loads(row["content"]) for row in found]
 
 
@@ -87,10 +108,9 @@ def set_status(state: State, request: Mapping[str, Any], status: str, *, note: s
 
 def lose_started(state: State) -> None:
     """Marks what an earlier, killed monitor had started: nobody knows how it ended, and it is not started twice."""
-    found = state.rows("SELECT content FROM requests WHERE status = ?", STARTED)
-    for row in found:
+    for request in started_requests(state):
         note = "the monitor was stopped while it ran; look at its log, or reset the alarm"
-        set_status(state, json.loads(row["content"]), LOST, note=note)
+        set_status(state, request, LOST, note=note)
 
 
 def all_requests(state: State, limit: int = 20) -> list[dict[str, Any]]:
@@ -120,6 +140,8 @@ def _decide(state: State, references: References, *, task: str, trigger: Trigger
     diagnosis = next((window["diagnosis"] for window in found if window.get("diagnosis")), None)
     if diagnosis and not diagnosis["retraining_helps"]:
         return Decision(is_due=False, why=f"{said}, but retraining will not help: {diagnosis['causes'][0]['because']}")
+    if _encoder_is_due(state, found[0]):
+        return Decision(is_due=False, why=f"{said}; waits for the window of the texts that every task was asked for")
     mine = [row for row in state.rows("SELECT time, status, content FROM requests") if _is_about(row, task)]
     if any(row["status"] in OPEN for row in mine):
         return Decision(is_due=False, why=f"{said}; a request is under way")
@@ -135,6 +157,20 @@ def _decide(state: State, references: References, *, task: str, trigger: Trigger
     if any(set(evidence) <= set(json.loads(row["content"])["windows"]) for row in mine):
         return Decision(is_due=False, why=f"{said}; these windows have led to a request already")
     return Decision(is_due=True, why=said, windows=tuple(found))
+
+
+def _encoder_is_due(state: State, window: Mapping[str, Any]) -> bool:
+    """Whether so many texts of all tasks wait to be judged that they may be what a task's window drifted by."""
+    found = state.rows("SELECT facts FROM streams WHERE name = ? AND source = ?", ENCODER, TRAFFIC)
+    return bool(found) and 2 * json.loads(found[0]["facts"])["rows"] >= max(1, window["rows"])
+
+
+def _encoder_moved(state: State, references: References, *, trigger: Trigger) -> bool:
+    """Whether the texts that were asked for every task violate, by the same rule as a task's windows."""
+    version = references.by_name[ENCODER].version
+    windows = state.windows(ENCODER, source=TRAFFIC, limit=trigger.of_windows)
+    moved = [violates(window, ("input", "embedding")) for window in windows if window["version"] == version]
+    return bool(moved) and moved[0] and sum(moved) >= trigger.violations
 
 
 def _since(window: Mapping[str, Any]) -> int:
@@ -156,7 +192,8 @@ def _content(
     return {
         "schema_version": 1,
         "id": f"retrain-{datetime.fromtimestamp(now / 1e6, UTC):%Y%m%dT%H%M%S}-{digest}",
-        "time": _iso(now), "suite": references.suite, "bundle": references.bundle_id, "tasks": sorted(due),
+        "time": _iso(now), "suite": references.suite, "bundle": references.bundle_id,
+        "scope": "tasks", "tasks": sorted(due),
         "trigger": by, "reason": _reason(due),
         "data_window": {
             "log": log, "from": _iso(min(window["start"] for window in windows)),

@@ -27,6 +27,11 @@ Floats = NDArray[np.float64]
 SEPARATOR = "\x1f"
 """Between the names of a multilabel answer, where it is kept as text."""
 
+UNREADABLE = "a text of which the tokenizer knows less than half"
+UNKNOWN_SHARE = "unknown_token_share"
+MOST_UNKNOWN = 0.5
+"""From this share of unknown tokens a text is garbage: a wrong encoding, or another script."""
+
 _SUM_TOLERANCE = 1e-3
 
 
@@ -152,6 +157,7 @@ def parse_predictions(table: pa.Table, tasks: Sequence[Task]) -> Parsed:
         wanted = inputs.position_of[row_of[whole]]
         parsed.samples[ENCODER] = _sample(table, whole, inputs=inputs.at(wanted), outputs=None)
     _count_missing_inputs(parsed, row_of=row_of, inputs=inputs, names=names)
+    _count_unreadable(parsed, row_of=row_of, inputs=inputs, names=names)
     return parsed
 
 
@@ -310,6 +316,19 @@ def _count_missing_inputs(
     for name in set(names[without].tolist()):
         if name in parsed.samples:
             parsed.faults.setdefault(name, Counter())["no text statistics"] += int((without & (names == name)).sum())
+
+
+def _count_unreadable(
+    parsed: Parsed, *, row_of: NDArray[np.int64], inputs: _Inputs, names: NDArray[Any]
+) -> None:  # fmt: skip
+    shares = inputs.statistics.get(UNKNOWN_SHARE)
+    if shares is None or not len(shares):
+        return
+    place = inputs.position_of[row_of]
+    unreadable = (place >= 0) & (shares[place] >= MOST_UNKNOWN)
+    for name in set(names[unreadable].tolist()):
+        if name in parsed.samples:
+            parsed.faults.setdefault(name, Counter())[UNREADABLE] += int((unreadable & (names == name)).sum())
 
 
 def kept_answers(table: pa.Table) -> Iterator[tuple[Any, ...]]:

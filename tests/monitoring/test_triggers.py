@@ -1,7 +1,9 @@
 """Requests to train again: when they come, how often, and what carries them out."""
 
+import dataclasses
 import http.server
 import json
+import subprocess
 import sys
 import threading
 from datetime import UTC
@@ -10,16 +12,20 @@ from typing import Any
 
 import pytest
 
-from monitoring.triggers import SECRET, SIGNATURE, Carrier, Place, open_trigger, sign
+from monitoring.attempt import processes_of
+from monitoring.triggers import SECRET, SIGNATURE, Carrier, Local, Place, open_trigger, sign
 from mtlops.bundle import Bundle
 from mtlops.errors import UsageError
 from mtlops.params import Drift, Params, parse_params
+from mtlops.registry import Registry
 from mtlops.watch.engine import Watch
 from mtlops.watch.log import PredictionLog
 from mtlops.watch.references import References
 from mtlops.watch.requests import all_requests, request_training, set_status
 from mtlops.watch.state import State
-from tests.watch.logs import MOOD, STARS, World, Writer
+from tests.monitoring.daemons import wait_for
+from tests.small_bundles import make_bundle
+from tests.watch.logs import MOOD, STARS, TASKS, World, Writer
 
 SUITE = "suite: {name: small, tasks: {mood: {kind: binary, source: a.csv, label: m, classes: [a, b]}}}\n"
 
@@ -132,12 +138,142 @@ def test_a_command_that_fails_is_recorded(
     assert outcomes[0].status == "failed" and note in outcomes[0].note
 
 
-def test_what_a_killed_monitor_had_started_is_lost_not_repeated(drifting: Drifting, tmp_path: Path) -> None:
+def test_what_a_killed_monitor_had_started_is_lost_where_nobody_knows(drifting: Drifting, tmp_path: Path) -> None:
     request = drifting.day(params(by="local"))
     assert request is not None
     set_status(drifting.state, request, "started")
     Carrier(None, Place(tmp_path, "", tmp_path), params=params()).step(drifting.state)
     assert [found["status"] for found in all_requests(drifting.state)] == ["lost"]
+
+
+def counting(folder: Path, program: str) -> Place:
+    """A place whose command notes each of its starts and then runs a program."""
+    note = f"import json, os, pathlib, sys, time\nwith open({str(folder / 'starts')!r}, 'a') as f: f.write('x')\n"
+    return Place(folder / "params.yaml", "", folder / "requests", (sys.executable, "-c", note + program))
+
+
+def test_a_monitor_that_comes_back_waits_for_what_is_still_at_work(drifting: Drifting, tmp_path: Path) -> None:
+    given, go = params(by="local"), tmp_path / "go"
+    place = counting(tmp_path, f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)\n"
+                               "print(json.dumps({'verdict': 'HOLD'}))")  # fmt: skip
+    request = drifting.day(given)
+    assert request is not None
+    first = Carrier(open_trigger(given, place), place, params=given)
+    first.step(drifting.state)
+    wait_for((tmp_path / "starts").exists)
+    assert processes_of(request["id"])
+    second = Carrier(open_trigger(given, place), place, params=given)  # the first one's process was killed, say
+    second.step(drifting.state)
+    go.touch()
+    assert [outcome.status for outcome in second.finish(drifting.state)] == ["HOLD"]
+    assert (tmp_path / "starts").read_text() == "x"
+    assert [found["status"] for found in all_requests(drifting.state)] == ["HOLD"]
+
+
+def test_a_killed_command_is_tried_again_and_then_given_up(
+    drifting: Drifting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitoring.triggers._PAUSE_SECONDS", 0.01)
+    given = params(by="local")
+    place = counting(tmp_path, "os.kill(os.getpid(), 9)")
+    drifting.day(given)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
+    assert (outcomes[0].status, (tmp_path / "starts").read_text()) == ("failed", "xxx")
+    assert "exit -9, attempt 3" in outcomes[0].note
+
+
+def test_what_another_run_has_trained_meanwhile_is_not_trained_again(drifting: Drifting, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    old, new = (make_bundle(tmp_path / f"b{seed}", tasks={"mood": seed}) for seed in (0, 1))
+    for seed, before in ((0, None), (1, old)):
+        registry.publish(tmp_path / f"b{seed}")
+        registry.promote((old, new)[seed], expect=before, by="test", reason="a schedule")
+    place = dataclasses.replace(counting(tmp_path, "pass"), registry=registry.url)
+    request = drifting.day(params(by="local"))
+    assert request is not None
+    local = Local(params(by="local"), place)
+    assert local({**request, "bundle": old}).status == "superseded"
+    assert local({**request, "bundle": new}).status == "succeeded"
+    assert local({**request, "id": "a schedule"[:10], "bundle": old}).status == "superseded"
+
+
+def test_a_schedule_at_work_is_waited_for_and_gives_the_only_run(drifting: Drifting, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    old, new = (make_bundle(tmp_path / f"b{seed}", tasks={"mood": seed}) for seed in (0, 1))
+    registry.publish(tmp_path / "b0")
+    registry.promote(old, expect=None, by="test", reason="the first")
+    program = (
+        "import sys, time; from pathlib import Path; from mtlops.registry import Registry\n"
+        "registry, folder, old, new = Registry(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]\n"
+        "with registry.retraining(['mood']):\n"
+        "    (folder / 'at-work').touch(); time.sleep(1.5)\n"
+        "    registry.publish(folder / 'b1'); registry.promote(new, expect=old, by='cron', reason='the schedule')\n"
+    )
+    schedule = subprocess.Popen([sys.executable, "-c", program, registry.url, str(tmp_path), old, new])
+    wait_for((tmp_path / "at-work").exists)
+    request = drifting.day(params(by="local"))
+    assert request is not None
+    place = dataclasses.replace(counting(tmp_path, "pass"), registry=registry.url)
+    assert Local(params(by="local"), place)({**request, "bundle": old}).status == "superseded"
+    assert schedule.wait(timeout=30) == 0
+    assert not (tmp_path / "starts").exists() and len(registry.history()) == 2
+
+
+def test_a_promotion_by_a_run_that_was_killed_afterwards_counts(drifting: Drifting, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    bundle = make_bundle(tmp_path / "b")
+    request = drifting.day(params(by="local"))
+    assert request is not None
+    registry.publish(tmp_path / "b")
+    registry.promote(bundle, expect=None, by="test", reason=f"{request['id']}: mood drifted")
+    place = dataclasses.replace(counting(tmp_path, "pass"), registry=registry.url)
+    assert Local(params(by="local"), place)(request).status == "PROMOTE"
+    assert not (tmp_path / "starts").exists()
+
+
+def surer(entries: list[dict[str, Any]]) -> None:
+    """Answers of mood and stars that are always the same."""
+    for entry in entries:
+        if entry["task"] == "mood":
+            entry |= {"label": ["good"], "probabilities": [0.02, 0.03, 0.95]}
+        if entry["task"] == "stars":
+            entry["value"] = 4.9
+
+
+def test_when_the_texts_of_all_tasks_moved_the_whole_suite_is_recommended(drifting: Drifting) -> None:
+    given = params(by="local", kinds=["prediction"], cool_down_hours=72)
+    request = drifting.day(given, tasks=TASKS, change=surer)
+    assert request is not None
+    assert (request["scope"], request["tasks"]) == ("suite", ["mood", "stars", "tags"])
+    assert request["reason"].startswith("the texts of all tasks moved")
+    assert [found["status"] for found in all_requests(drifting.state)] == ["recommended"]
+    assert "train the whole suite" in drifting.why()
+    assert drifting.day(given, tasks=TASKS, change=surer) is None  # and nothing is asked for beside it
+
+
+def test_as_long_as_the_texts_are_as_before_the_drifting_tasks_alone_are_trained(drifting: Drifting) -> None:
+    request = drifting.day(params(by="local", kinds=["prediction"]), tasks=TASKS, shift=0.0, change=surer)
+    assert request is not None and (request["scope"], request["tasks"]) == ("tasks", ["mood", "stars"])
+
+
+def test_a_task_waits_for_the_verdict_on_the_texts_of_all_tasks(drifting: Drifting) -> None:
+    given = params(by="local", kinds=["prediction"], violations=1)
+    drifting.writer.traffic(World(1), 40, tasks=[MOOD], change=surer)
+    drifting.writer.traffic(World(1), 60, tasks=TASKS, change=surer)
+    reader = PredictionLog(str(drifting.log))
+    drifting.watch.catch_up(reader, listed=reader.files())
+    with drifting.state.transaction():
+        assert request_training(drifting.state, drifting.references, trigger=given.trigger, log="log") is None
+    assert "waits for the window of the texts that every task was asked for" in drifting.why()
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_a_data_fault(drifting: Drifting) -> None:
+    def garble(entries: list[dict[str, Any]]) -> None:
+        for entry in entries[::3]:
+            entry["statistics"] = [*entry["statistics"], ("unknown_token_share", 0.96)]
+
+    assert drifting.day(params(by="local", violations=1), shift=0.0, change=garble) is None
+    assert "retraining will not help" in drifting.why() and "the tokenizer knows less than half" in drifting.why()
 
 
 def test_webhook_posts_a_signed_cloud_event(

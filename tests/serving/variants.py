@@ -28,14 +28,25 @@ def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bund
         }
         path.unlink()
         save_file(tensors, path)
-    found = bank.stack([bank.task_tensors(Bundle(folder, bundle.manifest), t.name) for t in bundle.tasks])
-    files = [bundle.variant(name)["file"] for name in bundle.variants]
-    for file in files:
-        _write_bank(folder / file, found)
-    _write_golden(bundle, folder)
-    facts = {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")}
-    write_manifest(folder, {**facts, "graph": {"structure": structure(folder / "model.onnx")}})
-    return Bundle.open(folder)
+    return _finish(Bundle(folder, bundle.manifest))
+
+
+def with_many_tasks(bundle: Bundle, folder: Path, *, number: int) -> Bundle:
+    """Writes a bundle of so many tasks, each of them like one of the bundle's: `mood_0`, `mood_5`, ..."""
+    shutil.copytree(bundle.folder, folder)
+    random, tasks = np.random.default_rng(0), {}
+    for position in range(number):
+        like = bundle.tasks[position % len(bundle.tasks)].name
+        name = f"{like}_{position}"
+        tasks[name] = {**bundle.manifest["tasks"][like], "position": position}
+        shutil.copytree(bundle.folder / "tasks" / like, folder / "tasks" / name)
+        head = load_file(bundle.folder / "tasks" / like / "head.safetensors")
+        noisy = {n: (t + 0.01 * random.standard_normal(t.shape)).astype(np.float32) for n, t in head.items()}
+        (folder / "tasks" / name / "head.safetensors").unlink()
+        save_file(noisy, folder / "tasks" / name / "head.safetensors")
+    for task in bundle.tasks:
+        shutil.rmtree(folder / "tasks" / task.name)
+    return _finish(Bundle(folder, {**bundle.manifest, "tasks": tasks}))
 
 
 def with_wrong_golden(
@@ -50,6 +61,17 @@ def with_wrong_golden(
     write_json(folder / "golden.json", golden)
     write_manifest(folder, {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")})
     return Bundle.open(folder)
+
+
+def _finish(bundle: Bundle) -> Bundle:
+    """Writes what follows from the task files: the graphs' banks, golden outputs, the manifest."""
+    found = bank.stack([bank.task_tensors(bundle, task.name) for task in bundle.tasks])
+    for name in bundle.variants:
+        _write_bank(bundle.folder / bundle.variant(name)["file"], found)
+    _write_golden(bundle, bundle.folder)
+    facts = {k: v for k, v in bundle.manifest.items() if k not in ("schema_version", "files")}
+    write_manifest(bundle.folder, {**facts, "graph": {"structure": structure(bundle.folder / "model.onnx")}})
+    return Bundle.open(bundle.folder)
 
 
 def _write_bank(path: Path, found: bank.Bank) -> None:

@@ -187,7 +187,7 @@ def test_rows_that_cannot_be_used_are_a_data_fault_that_training_does_not_mend(b
     catch_up(watch, tmp_path)
     for name, what in (("mood", "probabilities that are none"), ("stars", "no value")):
         window = watch.state.windows(name, source="traffic", limit=1)[0]
-        assert window["bad_rows"] == {what: 140} and window["rows"] == 500
+        assert window["bad_rows"] == {what: 125} and window["rows"] == 500
         assert levels(watch, name)["data"] == "drifted"
         assert not window["diagnosis"]["retraining_helps"]
         assert window["diagnosis"]["causes"][0]["cause"] == "data fault"
