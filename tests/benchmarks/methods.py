@@ -316,7 +316,7 @@ def main() -> None:
         for method in wanted:
             _measure_missing(place, method, seed)
     if not options.dry:
-        write_part("methods", part(place.work / "results"), page=METHODS_PAGE)
+        write_part("methods", part(place.work / "results", methods=METHODS), page=METHODS_PAGE)
 
 
 def _prepare(place: Place, *, raw: Path, rows: int) -> None:
