@@ -40,7 +40,7 @@ PREPARED = Path("data/prepared")
 PROBES = 25
 _TEXTS = 8
 _PAUSE_SECONDS = 0.5
-_LONGEST_SECONDS = 900.0
+_LONGEST_SECONDS = 3600.0
 _ENDED_WELL = ("PROMOTE", "HOLD", "REJECT")
 
 logger = logging.getLogger(__name__)

@@ -37,6 +37,7 @@ class Link:
             "windows": lineage and lineage["windows"],
             "mix": lineage and lineage["mix"],
             "start": lineage and lineage["start"],
+            "blend": lineage and lineage.get("blend", 1.0),
             "verdict": manifest.get("verdict"),
             "promotions": [
                 {

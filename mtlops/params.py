@@ -424,7 +424,7 @@ class Export(_Section):
     variant_failure: Literal["leave-out", "fail"] = "leave-out"
     """What becomes of a variant that loses more: the bundle is written without it and the report says why, or nothing
     is written."""
-    calibration_rows: int = Field(64, ge=1)
+    calibration_rows: int = Field(32, ge=1)
     """Validation rows of each task, evenly spread, from which `int8` takes its ranges; an update keeps its parent's."""
 
     @model_validator(mode="after")
@@ -524,6 +524,10 @@ class Retrain(_Section):
     start: Literal["fresh", "warm"] = "warm"
     """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
     served as they are trained and need `fresh`."""
+    blend: float = Field(0.5, gt=0, le=1)
+    """Share of the update in the tensors of a task with a `warm` start, the rest is its parent's; 1: only the update.
+    It costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903: one half); docs/loop.md
+    has what it gives and takes."""
     reference: Literal["window", "all"] = "window"
     """What drift of a retrained task is measured against from then on: the rows of its newest window, since that is
     what production looks like now, or all rows of its splits."""

@@ -165,13 +165,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _alone(options: argparse.Namespace, request: Any) -> Any:
-    """A schedule and an alert at once give one update: the second is refused."""
+    """A schedule and an alert at once give one run on a registry's tasks: the second is refused."""
+    from mtlops.params import parse_params
     from mtlops.registry import Registry
     from mtlops.tasks import split_names
 
-    if options.pipeline != "continuous":
+    if not request.registry:
         return nullcontext()
-    return Registry(request.registry).retraining(split_names(request.tasks))
+    suite = parse_params(request.params, where=str(options.params))
+    return Registry(request.registry).retraining(split_names(request.tasks) or list(suite.suite.tasks))
 
 
 def _containers(options: argparse.Namespace, compiled: Path, *, data: Path | None, request: Any) -> Any:

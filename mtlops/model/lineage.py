@@ -24,6 +24,7 @@ class Lineage:
         start: `retrain.start`.
         seed: `train.seed`.
         data_sha256: of the manifest of the prepared splits.
+        blend: share of the update in the tensors; the rest is the parent's (`retrain.blend`; 1 for a fresh start).
     """
 
     parent: str
@@ -33,6 +34,7 @@ class Lineage:
     start: str
     seed: int
     data_sha256: str
+    blend: float = 1.0
 
 
 def write_lineage(folder: Path, lineage: Lineage) -> None:

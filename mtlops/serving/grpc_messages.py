@@ -28,8 +28,7 @@ _MESSAGES: Mapping[str, str] = MappingProxyType({
     "ModelMetadataRequest": "name:1:string version:2:string",
     "ModelMetadataResponse.TensorMetadata": "name:1:string datatype:2:string shape:3:int64[]",
     "ModelMetadataResponse": "name:1:string versions:2:string[] platform:3:string "
-    "inputs:4:ModelMetadataResponse.TensorMetadata[] outputs:5:ModelMetadataResponse.TensorMetadata[] "
-    "parameters:6:InferParameter{}",
+    "inputs:4:ModelMetadataResponse.TensorMetadata[] outputs:5:ModelMetadataResponse.TensorMetadata[]",
     "InferParameter": "bool_param:1:bool int64_param:2:int64 string_param:3:string double_param:4:double "
     "uint64_param:5:uint64",
     "InferTensorContents": "bool_contents:1:bool[] int_contents:2:int32[] int64_contents:3:int64[] "

@@ -106,9 +106,8 @@ class GrpcPort:
         runtime = self._service.check_model(request.name, request.version)
         inputs, outputs = metadata(runtime)
         return message("ModelMetadataResponse")(
-            name=request.name, versions=[runtime.bundle_id], platform=PLATFORM, inputs=inputs, outputs=outputs,
-            parameters={"variant": message("InferParameter")(string_param=runtime.variant)},
-        )  # fmt: skip
+            name=request.name, versions=[runtime.bundle_id], platform=PLATFORM, inputs=inputs, outputs=outputs
+        )
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
         left = context.time_remaining()

@@ -271,7 +271,8 @@ def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None
     if update is not None:
         done = update.lineage
         facts["retrain"] |= {
-            "tasks": list(done.retrained), "parent": done.parent, "mix": done.mix, "start": done.start
+            "tasks": list(done.retrained), "parent": done.parent, "mix": done.mix, "start": done.start,
+            "blend": done.blend,
         }  # fmt: skip
     return facts
 

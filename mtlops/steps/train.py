@@ -128,6 +128,8 @@ def _write(
     if _has_second_stage(params):
         fused = {name: prune(learner, backbone, served[name]) for name, learner in learners.items()}
         served = {name: found.tensors for name, found in fused.items()}
+    if update is not None:
+        served = _blended(served, update)
     answers = {name: _answers(backbone, served[name], joint, name) for name in learners}
     fitted = {name: _calibrate(learner, answers[name]) for name, learner in learners.items()}
     with atomic_folder(out) as folder:
@@ -163,6 +165,18 @@ def _served(learner: Learner, backbone: Backbone) -> Tensors:
     """A task's own tensors as they are kept: in label units, without what only training needs."""
     best = learner.in_label_units(learner.best)
     return best if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.bank(best, training=False)
+
+
+def _blended(served: Mapping[str, Tensors], update: Update) -> dict[str, Tensors]:
+    """The tensors between the parent's and the update's, as `retrain.blend` says."""
+    share = update.lineage.blend
+    if share == 1.0:
+        return dict(served)
+    before = load_model(update.parent_model).tensors
+    return {
+        task: {name: torch.lerp(before[task][name], tensor, share) for name, tensor in tensors.items()}
+        for task, tensors in served.items()
+    }
 
 
 def _answers(

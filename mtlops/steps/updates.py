@@ -1,7 +1,9 @@
 """An update: some tasks of a bundle trained again, all others taken over; what all steps know of it."""
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from mtlops.registry import Registry
 
 CHAMPION = "registry"
 """Word for "the champion of the registry" where a parent is named."""
+
+KEPT_OF_EACH = 3
+"""Parents, their models and their mixed data that stay in the cache, the last used ones: each is as large as a bundle,
+and can be had again from the registry."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +77,7 @@ def begin_update(params: Params, *, prepared: Path, encoder: Path, registry: str
         start=retrain.start,
         seed=params.train.seed,
         data_sha256=sha256_file(prepared / MANIFEST),
+        blend=retrain.blend if retrain.start == "warm" else 1.0,
     )
     for task, window in newest.items():
         logger.info("retrain task=%s parent=%s window=%s mix=%s", task, parent.id, window or "none", retrain.mix)
@@ -132,7 +139,20 @@ def _update(parent: Bundle, lineage: Lineage, *, prepared: Path, cache: Path) ->
         with new_folder(model) as folder:
             restore_model(parent, folder)
     mixed = mix_splits(prepared, windows=lineage.retrained, mix=lineage.mix, seed=lineage.seed, cache=cache)
+    for used in (cache / "bundles" / parent.id, model, mixed.known.parent):
+        _keep_newest(used)
     return Update(parent, model, lineage, mixed)
+
+
+def _keep_newest(used: Path) -> None:
+    """Marks a folder of the cache as used, and removes its siblings but for those that were used last."""
+    if not used.exists():  # a parent that was named by its folder, or lies elsewhere
+        return
+    os.utime(used)
+    folders = [path for path in used.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)[:-KEPT_OF_EACH]:
+        logger.info("removing %s from the cache: %d others were used since", path, KEPT_OF_EACH)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_fits(params: Params, parent: Bundle, encoder: Path) -> None:

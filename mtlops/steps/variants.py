@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
-_MARGIN = 4.0
+_MARGIN = 2.0
 _DIGITS = 6
 
 

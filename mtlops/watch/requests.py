@@ -53,7 +53,9 @@ class Decision:
 def request_training(state: State, references: References, *, trigger: Trigger, log: str) -> dict[str, Any] | None:
     """Returns a new request that names every task that is due, or None; decisions are recorded, too.
 
-    Call it inside a transaction.
+    Where half of the tasks or more are due, two at least, and the texts that every task was asked for have moved, the
+    encoder meets other texts than it was chosen for: the whole suite is recommended for training, and no task is
+    trained alone. Call it inside a transaction.
 
     Args:
         state: of the monitor.
@@ -64,7 +66,8 @@ def request_training(state: State, references: References, *, trigger: Trigger, 
     now = state.fact("newest") or 0
     decisions = {task.name: _decide(state, references, task=task.name, trigger=trigger) for task in references.tasks}
     due = {name: decision for name, decision in decisions.items() if decision.is_due}
-    is_whole = 2 * len(due) > len(decisions) and _encoder_moved(state, references, trigger=trigger)
+    are_many = len(due) > 1 and 2 * len(due) >= len(decisions)
+    is_whole = are_many and _encoder_moved(state, references, trigger=trigger)
     said = {name: f"{decision.why}; {_WHOLE}" if is_whole else decision.why for name, decision in due.items()}
     state.remember("decisions", {name: decision.why for name, decision in decisions.items()} | said)
     if not due:

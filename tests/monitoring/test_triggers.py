@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import subprocess
 import sys
 import threading
 from datetime import UTC
@@ -194,6 +195,28 @@ def test_what_another_run_has_trained_meanwhile_is_not_trained_again(drifting: D
     assert local({**request, "bundle": old}).status == "superseded"
     assert local({**request, "bundle": new}).status == "succeeded"
     assert local({**request, "id": "a schedule"[:10], "bundle": old}).status == "superseded"
+
+
+def test_a_schedule_at_work_is_waited_for_and_gives_the_only_run(drifting: Drifting, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    old, new = (make_bundle(tmp_path / f"b{seed}", tasks={"mood": seed}) for seed in (0, 1))
+    registry.publish(tmp_path / "b0")
+    registry.promote(old, expect=None, by="test", reason="the first")
+    program = (
+        "import sys, time; from pathlib import Path; from mtlops.registry import Registry\n"
+        "registry, folder, old, new = Registry(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]\n"
+        "with registry.retraining(['mood']):\n"
+        "    (folder / 'at-work').touch(); time.sleep(1.5)\n"
+        "    registry.publish(folder / 'b1'); registry.promote(new, expect=old, by='cron', reason='the schedule')\n"
+    )
+    schedule = subprocess.Popen([sys.executable, "-c", program, registry.url, str(tmp_path), old, new])
+    wait_for((tmp_path / "at-work").exists)
+    request = drifting.day(params(by="local"))
+    assert request is not None
+    place = dataclasses.replace(counting(tmp_path, "pass"), registry=registry.url)
+    assert Local(params(by="local"), place)({**request, "bundle": old}).status == "superseded"
+    assert schedule.wait(timeout=30) == 0
+    assert not (tmp_path / "starts").exists() and len(registry.history()) == 2
 
 
 def test_a_promotion_by_a_run_that_was_killed_afterwards_counts(drifting: Drifting, tmp_path: Path) -> None:

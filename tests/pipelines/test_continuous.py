@@ -1,6 +1,9 @@
 """The continuous pipeline: as it is compiled, and run here: it gives the bundle that the command line gives."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,30 @@ def _by_command_line(work: Workspace, sets: list[str], registry: str, monkeypatc
     for command in (["train", *update], ["evaluate"], ["export"]):
         assert mtlops([*command, "--quiet", "--registry", registry, *sets]) == 0
     return Bundle.open(work.bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_a_schedule_and_an_alert_at_once_give_one_run(tmp_path: Path) -> None:
+    work = make_workspace(tmp_path / "project")
+    run_all(work)
+    registry = Registry(str(work.root / "registry"))
+    registry.promote(registry.publish(work.bundle), expect=None, by="test", reason="the first")
+    write_window(work.root / "shift.jsonl")
+    sets = [word for override in ENOUGH for word in ("--set", override)]
+    command = [
+        sys.executable, "-m", "pipelines", "run", "--pipeline", "continuous", "--tasks", "topic", "--window",
+        "shift.jsonl", "--registry", registry.url, "--params", str(work.params_file), *sets, "--quiet",
+    ]  # fmt: skip
+    both = [
+        subprocess.Popen(
+            [*command, "--reason", who, "--workspace", str(tmp_path / who), "--out", str(tmp_path / f"{who}-bundle")],
+            cwd=ROOT, env=os.environ | {"MTLOPS_WORK": str(work.root / "work")}, stderr=subprocess.PIPE, text=True,
+        )
+        for who in ("schedule", "alert")
+    ]  # fmt: skip
+    said = [process.communicate(timeout=600)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 5], said
+    assert "topic is being retrained already" in said[codes.index(5)]
+    assert len(registry.history()) == 2

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("updates")]
 
 ENOUGH = (
     "train.epochs=30", "train.patience=30", "train.learning_rate=0.02", "gates.max_drop=null",
-    "gates.seed_noise={topic: 0.0}",
+    "gates.seed_noise={topic: 0.0}", "retrain.blend=1",
 )  # fmt: skip
 """What makes so small a model learn the window beyond doubt."""
 
@@ -278,3 +278,11 @@ def test_the_command_line_admits_trains_judges_and_exports(
     ):
         assert main(["train", "--quiet", *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_blend_lies_between_parent_and_update(project: Project) -> None:
+    blended = project.train(project.params("retrain.blend=0.25"), out="models/blended")
+    folders = project.parent.folder, project.work.root / "models/trained", blended
+    before, whole, quarter = (load_file(folder / "tasks/topic/head.safetensors")["head.weight"] for folder in folders)
+    assert np.allclose(quarter, 0.75 * before + 0.25 * whole, atol=1e-6)
+    assert read_json(blended / "lineage.json", made_by="")["blend"] == 0.25

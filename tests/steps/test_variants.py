@@ -140,6 +140,46 @@ def test_the_same_input_gives_the_same_bundle(finished: Workspace, bundle: Bundl
 
 
 @pytest.mark.slow
+def test_an_update_keeps_the_ranges_and_other_tasks_answer_to_the_bit(
+    finished: Workspace, bundle: Bundle, tmp_path: Path
+) -> None:
+    from mtlops.steps.evaluate import evaluate
+    from mtlops.steps.train import train
+
+    work = Workspace(Path(shutil.copytree(finished.root, tmp_path / "project")))
+    changed = (
+        "train.seed=7",
+        "train.learning_rate=0.02",
+        "retrain.start=fresh",
+        "export.variants=[int8, fp16]",
+        ANY_LOSS,
+    )
+    params = work.params(*changed).retraining(["topic"], str(bundle.folder))
+    train(params, **work.paths("prepared", "encoder", "cache"), out=work.root / "models/trained",
+          report=work.root / "reports/training.json")  # fmt: skip
+    evaluate(params, **work.paths("prepared", "encoder", "trained", "cache", "decision"),
+             report=work.root / "reports/evaluation.json")  # fmt: skip
+    export(params, **work.paths("prepared", "encoder", "trained", "cache", "evaluation", "decision"),
+           out=work.bundle, report=work.root / "reports/export.json")  # fmt: skip
+    updated = Bundle.open(work.bundle)
+    assert updated.variants == ("fp32", "int8", "fp16")
+    for name in ("int8", "fp16"):
+        weights = f"model.{name}.onnx.data"
+        assert updated.manifest["files"].get(weights) == bundle.manifest["files"].get(weights)
+        assert updated.variant(name)["structure"] == bundle.variant(name)["structure"]
+        before, after = (Runtime(one, variant=name).predict(TEXTS) for one in (bundle, updated))
+        for task in before:
+            same = [
+                np.array_equal(a, b)
+                for a, b in zip(vars(before[task]).values(), vars(after[task]).values(), strict=True)
+            ]
+            assert all(same) == (task != "topic")
+        for old, new in zip(bundle.golden(), updated.golden(), strict=True):
+            differing = {t for t in old["logits"] if old["variants"][name][t] != new["variants"][name][t]}
+            assert differing == {"topic"}
+
+
+@pytest.mark.slow
 def test_tasks_that_train_layers_together_have_variants_too(finished: Workspace, tmp_path: Path) -> None:
     from mtlops.steps.evaluate import evaluate
     from mtlops.steps.train import train
