@@ -205,7 +205,7 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "houlsby": AdapterKind("two bottlenecks a layer: after attention, after feed-forward (Houlsby et al. 2019)",
                      "mtlops.model.adapters.houlsby:Houlsby"),
     "parallel": AdapterKind("one scaled bottleneck beside each feed-forward block (He et al. 2022)",
-                      "mtlops.model.adapters.parallel:Parallel"),
+                      "mtlops.model.adapters.parallel:Parallel", learning_rate=1e-3),
     "lora": AdapterKind("low-rank changes of queries and values (Hu et al. 2022)", "mtlops.model.adapters.lora:Lora"),
     "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
                     "mtlops.model.adapters.prefix:Prefix"),

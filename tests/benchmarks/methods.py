@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,10 @@ def measure(place: Place, method: str, seed: int, *, serve: bool) -> dict[str, A
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Filled:
-    seconds: float = 0.0
-    rows: int = 0
-    texts: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
+    seconds: float
+    rows: int
 
 
 def _filled(place: Place, params: Params) -> _Filled:
@@ -177,10 +176,10 @@ def _filled(place: Place, params: Params) -> _Filled:
         place.encoder, cache=place.work / "cache", model=params.model, max_tokens=params.encoder.max_tokens,
         tasks=list(params.suite.tasks),
     )  # fmt: skip
-    for task in params.tasks():
-        for split in ("train", "valid", "test"):
-            table = read_split(place.prepared, task.name, split)
-            backbone.fill(table["row_id"].to_pylist(), table["text"].to_pylist())
+    splits = [(task.name, split) for task in params.tasks() for split in ("train", "valid", "test")]
+    columns = [read_split(place.prepared, *split).select(["row_id", "text"]).to_pydict() for split in splits]
+    texts = {row_id: text for of in columns for row_id, text in zip(of["row_id"], of["text"], strict=True)}
+    backbone.fill(list(texts), list(texts.values()))
     return _Filled(time.process_time() - started, backbone.cache.rows_computed)
 
 
@@ -317,7 +316,7 @@ def main() -> None:
         for method in wanted:
             _measure_missing(place, method, seed)
     if not options.dry:
-        write_part("methods", part(place.work / "results"), page=METHODS_PAGE)
+        write_part("methods", part(place.work / "results", methods=METHODS), page=METHODS_PAGE)
 
 
 def _prepare(place: Place, *, raw: Path, rows: int) -> None:

@@ -22,13 +22,15 @@ Found = Mapping[str, Sequence[Mapping[str, Any]]]
 """By method, what was measured with each seed."""
 
 
-def part(results: Path) -> list[str]:
-    """Returns the part that all result files of a folder make; what was not measured yet is not in it."""
+def part(results: Path, *, methods: Iterable[str]) -> list[str]:
+    """Returns the part that all result files of a folder make, and which of the methods are not in it yet."""
     found = read_results(results)
+    missing = [name for name in methods if name not in found]
+    unmeasured = [f"Not measured yet: {'; '.join(missing)}.", ""] if missing else []
     about = json.loads((results / "about.json").read_text(encoding="utf-8"))
     return [
-        "## Measured", "", *_about(about, found), "", "### Quality", "", *_quality(found), "", "### Cost", "",
-        *_cost(found), "", "### AdapterDrop", "", *_drop(found),
+        "## Measured", "", *_about(about, found), "", *unmeasured, "### Quality", "", *_quality(found), "",
+        "### Cost", "", *_cost(found), "", "### AdapterDrop", "", *_drop(found),
     ]  # fmt: skip
 
 

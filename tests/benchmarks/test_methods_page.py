@@ -31,7 +31,8 @@ def test_a_page_of_what_is_there(tmp_path: Path) -> None:
             "own_parameters": 10, "shared_parameters": 0, "bytes_per_task": 4000.0, "shared_bytes": 0, "serve_ms": 5.0,
             "encoder_ms": 4.0,
         })  # fmt: skip
-    lines = part(tmp_path)
+    lines = part(tmp_path, methods=["lora", "ia3", "robust"])
+    assert "Not measured yet: ia3; robust." in lines
     assert "| pfeiffer, n = 3 | 2 | 0.740 ± 0.057 | 0.740 ± 0.057 | 0.740 ± 0.057 | -6.0 |" in lines
     assert "| lora | 1 | 0.900 | 0.900 | 0.900 | +10.0 |" in lines
     assert any(line.startswith("| lora | 10 | 1.00 | 4 | 2 |") for line in lines)
