@@ -492,9 +492,9 @@ class Retrain(_Section):
     """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
     served as they are trained and need `fresh`."""
     blend: float = Field(0.5, gt=0, le=1)
-    """Share of the update in the tensors of a task with a `warm` start, the rest is its parent's; 1: only the update. It
-    costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903: one half); docs/loop.md has
-    what it gives and takes."""
+    """Share of the update in the tensors of a task with a `warm` start, the rest is its parent's; 1: only the update.
+    It costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903: one half); docs/loop.md
+    has what it gives and takes."""
     reference: Literal["window", "all"] = "window"
     """What drift of a retrained task is measured against from then on: the rows of its newest window, since that is
     what production looks like now, or all rows of its splits."""
