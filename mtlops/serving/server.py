@@ -230,9 +230,11 @@ class _Server:
         https = [rest, admin, metrics]
         tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in https]
         await grpc_port.start()
+        was_ready = False
         try:
             await asyncio.to_thread(self._load)
             ready(found)
+            was_ready = True
             await stop.wait()
             await self._drain()
         finally:
@@ -243,7 +245,8 @@ class _Server:
             for server, _ in https:
                 server.should_exit = True
             await asyncio.gather(*tasks)
-            logger.info("stopped: every accepted request was answered")
+            if was_ready:
+                logger.info("stopped: every accepted request was answered")
 
     async def _drain(self) -> None:
         """Says that it is not ready, goes on answering for a while, and closes connections after their next answer."""

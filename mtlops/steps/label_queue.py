@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import BufferReader
 
 from mtlops.bundle import Bundle
+from mtlops.catalog import suggest
 from mtlops.data.grouping import chance
 from mtlops.data.labels import is_empty, read_labels
 from mtlops.data.normalisation import normalise
@@ -167,7 +168,8 @@ def take_answers(params: Params, *, task: str, answers: Path, out: Path) -> Answ
 
 
 def _task(params: Params, name: str) -> Task:
-    params.only([name])
+    if name not in params.suite.tasks:
+        raise UsageError(f"--task: no task {name!r}. {suggest(name, list(params.suite.tasks))}")
     return next(task for task in params.tasks() if task.name == name)
 
 

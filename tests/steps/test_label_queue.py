@@ -127,7 +127,7 @@ def test_impossible_requests_are_refused(finished: Workspace, tmp_path: Path) ->
         _fill(finished, tmp_path / "q.csv")
     with pytest.raises(DataError, match="no row of task topic to label"):
         _fill(finished, tmp_path / "q.csv", log=_log(tmp_path, [None, None]))
-    with pytest.raises(UsageError, match="no task 'topics'"):
+    with pytest.raises(UsageError, match="--task: no task 'topics'"):
         fill_queue(finished.params(), task="topics", bundle=finished.bundle, log="x", out=tmp_path / "q.csv")
 
 

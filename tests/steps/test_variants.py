@@ -1,6 +1,7 @@
 """Variants of a real bundle: judged, kept or left out, served by word."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mtlops.cli import main
 from mtlops.errors import ArtefactError
 from mtlops.export import quantisation
 from mtlops.files import read_json
+from mtlops.report import summary
 from mtlops.serving.runtime import Runtime
 from mtlops.steps.export import export
 from tests.serving.variants import retrained, with_wrong_golden
@@ -35,6 +37,7 @@ def run_export(work: Workspace, root: Path, *overrides: str) -> Bundle:
 def root(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("exported")
     run_export(finished, root, ALL, ANY_LOSS)
+    shutil.copy(finished.root / "reports/evaluation.json", root)
     return root
 
 
@@ -61,6 +64,16 @@ def test_each_variant_has_a_file_golden_outputs_and_what_it_loses_of_every_task(
     assert bundle.variant("int8")["batch_invariant"]
     assert not bundle.variant("int8-dynamic")["batch_invariant"]
     assert (root / "export.html").read_text().count("int8-dynamic")
+    assert re.search(r"Variants +int8 [\d.]+ kB, batch 1: .* ms; loses at most [\d.]+ \(", summary(reports_with(root)))
+
+
+def reports_with(root: Path) -> Path:
+    """The reports that the closing table is made of."""
+    folder = root / "reports"
+    folder.mkdir()
+    shutil.copy(root / "export.json", folder)
+    shutil.copy(root / "evaluation.json", folder)
+    return folder
 
 
 @pytest.mark.parametrize("variant", ["int8", "int8-dynamic", "fp16"])
