@@ -283,7 +283,9 @@ def test_the_command_line_admits_trains_judges_and_exports(
 def test_a_blend_lies_between_parent_and_update(project: Project) -> None:
     update = project.train(project.params(), out="models/update")
     blended = project.train(project.params("retrain.blend=0.25"), out="models/blended")
-    folders = project.parent.folder, update, blended
+    store = Registry(project.registry)
+    parent = store.fetch(store.champion().bundle_id, project.work.root / "fetched")  # type: ignore[union-attr]
+    folders = parent, update, blended
     before, whole, quarter = (load_file(folder / "tasks/topic/head.safetensors")["head.weight"] for folder in folders)
     assert np.allclose(quarter, 0.75 * before + 0.25 * whole, atol=1e-6)
     assert read_json(blended / "lineage.json", made_by="")["blend"] == 0.25
