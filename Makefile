@@ -5,7 +5,7 @@
 #   EXTRA=cpu|gpu       the ONNX runtime                         (default: gpu when `nvidia-smi -L` finds one)
 #   ARGS='-k gates'     more arguments for pytest (make test), dvc repro (make run), the build (make image) or the
 #                       demo (make demo ARGS='--scenario worse')
-#   PARTS='serving'     the benchmarks that make bench runs  (default: all, an hour or two)
+#   PARTS='serving'     the benchmarks that make bench runs  (default: all but `methods`, an hour or two)
 #
 # And for `make image`:
 #
@@ -24,7 +24,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH_INDEX ?=
 ARGS ?=
-PARTS ?= training serving monitoring drift gate
+PARTS ?= training many_tasks serving monitoring drift gate
 TARGET ?= cpu
 IMAGE ?= $(shell sed -n 's/^IMAGE = "\(.*\)"/\1/p' components/image.py)$(if $(filter gpu,$(TARGET)),-gpu)
 BASE ?=

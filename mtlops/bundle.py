@@ -6,6 +6,7 @@ tasks/<task>/       adapter.safetensors, head.safetensors, task.json
 reference/<task>/   profile.json, profile.safetensors: what drift of the task is measured against
 reference/encoder/  the same of the inputs of all tasks together
 model.onnx          one graph for all tasks; the trunk's large tensors lie in model.onnx.data
+model.<variant>.onnx  the same in a smaller number format, with a file of large tensors of its own
 golden.json         inputs and expected logits
 card.md             model card
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mtlops.catalog import REFERENCE_VARIANT
 from mtlops.decoding import Calibration
 from mtlops.errors import ArtefactError
 from mtlops.files import read_json, sha256_file, sha256_tree, write_json
@@ -81,8 +83,27 @@ class Bundle:
             raise ArtefactError(f"{self.folder}: its graph has no output `embedding`. Export the bundle again.")
         return str(self.manifest["embedding"]["digest"])
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the variants of the graph."""
+        return (REFERENCE_VARIANT, *self.manifest.get("variants", {}))
+
+    def variant(self, name: str) -> Mapping[str, Any]:
+        """Returns what the manifest says of a variant: `file`, and of all but the first what `mtlops export` measured.
+
+        Raises:
+            ArtefactError: the bundle has no such variant.
+        """
+        if name not in self.variants:
+            raise ArtefactError(
+                f"{self.folder}: bundle {self.id} has no variant {name!r}; it has {', '.join(self.variants)}. Choose "
+                f"one of them, or name it in export.variants of params.yaml and export again."
+            )
+        facts: Mapping[str, Any] = self.manifest.get("variants", {}).get(name, {"file": "model.onnx"})
+        return facts
+
     def golden(self) -> list[dict[str, Any]]:
-        """Returns the golden rows: each a text and the expected logits by task."""
+        """Returns the golden rows: each a text, the expected logits by task, and those of the variants by name."""
         rows: list[dict[str, Any]] = read_json(self.folder / "golden.json", made_by="mtlops export")["rows"]
         return rows
 

@@ -7,7 +7,7 @@ and one line here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from types import MappingProxyType
@@ -50,10 +50,22 @@ class AdapterKind(Entry):
     """A kind of adapter.
 
     Attributes:
-        learning_rate: peak rate when `train.learning_rate` does not give one.
+        learning_rate: peak rate when `train.learning_rate` does not give one. Measured: docs/methods.md.
     """
 
     learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class Preset(Entry):
+    """A point between quality and cost.
+
+    Attributes:
+        settings: by section of params.yaml the keys that it fills, where they are not given; balanced fills none: it
+            is the defaults.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,15 @@ class EncoderEntry(Entry):
     folder: str = ""
 
 
+@dataclass(frozen=True)
+class Variant(Entry):
+    """The graph in another number format.
+
+    `code`: (source, path, *, passes, like) -> number of nodes; writes the variant of the graph `source` to `path`.
+    `passes` are inputs to measure with, `like` is the same variant of a parent bundle whose trunk it shares, or None.
+    """
+
+
 _CLASSIFICATION = "mtlops.evaluation.metrics:classification"
 
 KINDS: Mapping[str, Kind] = MappingProxyType({
@@ -138,6 +159,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
         unsmoothed="a number has no classes",
     ),
 })  # fmt: skip
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({
+    "quality": Preset("adapters in every layer", settings={"model": {"adapter_drop": 0}}),
+    "balanced": Preset("the defaults on this page"),
+    "fast": Preset("adapters in the two upper layers of six only", settings={"model": {"adapter_drop": 4}}),
+})  # fmt: skip
+"""Measured against each other in docs/methods.md."""
 
 _HEAD_RATE = 1e-3
 
@@ -177,12 +205,12 @@ ADAPTERS: Mapping[str, AdapterKind] = MappingProxyType({
     "houlsby": AdapterKind("two bottlenecks a layer: after attention, after feed-forward (Houlsby et al. 2019)",
                      "mtlops.model.adapters.houlsby:Houlsby"),
     "parallel": AdapterKind("one scaled bottleneck beside each feed-forward block (He et al. 2022)",
-                      "mtlops.model.adapters.parallel:Parallel"),
+                      "mtlops.model.adapters.parallel:Parallel", learning_rate=1e-3),
     "lora": AdapterKind("low-rank changes of queries and values (Hu et al. 2022)", "mtlops.model.adapters.lora:Lora"),
     "prefix": AdapterKind("learned keys and values in front of every text (Li and Liang 2021)",
                     "mtlops.model.adapters.prefix:Prefix"),
     "ia3": AdapterKind("one factor for each key, value and feed-forward unit (Liu et al. 2022)",
-                 "mtlops.model.adapters.ia3:Ia3"),
+                 "mtlops.model.adapters.ia3:Ia3", learning_rate=1e-2),
     "mam": AdapterKind("mix and match: prefix and parallel together (He et al. 2022)", "mtlops.model.adapters.mam:Mam"),
     "fusion": AdapterKind("each task listens to the adapters of all tasks, in a second stage (Pfeiffer et al. 2021)",
                           "mtlops.model.adapters.fusion:Fusion"),
@@ -282,6 +310,25 @@ BEHAVIOUR: Mapping[str, Entry] = MappingProxyType(
 
 
 E = TypeVar("E", bound=Entry)
+
+REFERENCE_VARIANT = "fp32"
+"""Name of `model.onnx` among the variants of a bundle's graph: what all others are measured against."""
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "int8": Variant(
+            "the trunk in 8-bit integers, ranges measured once on validation rows: an answer depends on its row alone",
+            "mtlops.export.quantisation:write_static",
+        ),
+        "int8-dynamic": Variant(
+            "the same, ranges measured in each pass: an answer also depends on the rows that come with it",
+            "mtlops.export.quantisation:write_dynamic",
+        ),
+        "fp16": Variant(
+            "half precision, for GPUs; a CPU computes it slower than fp32", "mtlops.export.half:write_half"
+        ),
+    }
+)
 
 
 def load(code: str) -> Any:

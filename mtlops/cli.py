@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mtlops import __version__, cli_loop, cli_registry, cli_serve
+from mtlops import __version__, cli_layouts, cli_loop, cli_registry, cli_serve
 from mtlops.catalog import load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
@@ -148,6 +148,8 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
         command.add_argument("--exit-code", action="store_true", help="exit 6 when the verdict is not PROMOTE")
     if name == "train":
         cli_loop.add_update_options(command)
+    if name == "export":
+        cli_layouts.add_options(command)
     if name in _WITH_REGISTRY:
         command.add_argument(
             "--registry", metavar="URL",
@@ -157,6 +159,9 @@ def _add_step(commands: Any, name: str, step: StepCommand) -> None:
 
 
 def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None:
+    if name == "export" and cli_layouts.is_wanted(options):
+        cli_layouts.write(options)
+        return
     is_update = name == "train" and (options.parent is not None or options.window is not None)
     params = _read_params(options, only=not is_update)
     paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}
@@ -187,6 +192,7 @@ def _add_predict(commands: Any) -> None:
     command.add_argument("text", nargs="*", help="texts; none: one text a line from standard input")
     command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to use")
     command.add_argument("--tasks", metavar="A,B", help="answer only these tasks")
+    cli_serve.add_variant(command)
     command.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
 
 
@@ -196,7 +202,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mtlops.tasks import split_names
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin]
-    runtime = Runtime(Bundle.open(options.bundle), provider=options.provider)
+    runtime = Runtime(Bundle.open(options.bundle), provider=options.provider, variant=options.variant)
     answers = runtime.predict(texts, tasks=split_names(options.tasks) if options.tasks else None)
     rows = describe(runtime.tasks, answers, texts)
     if options.json:

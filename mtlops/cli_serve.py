@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlops.catalog import REFERENCE_VARIANT, VARIANTS
 from mtlops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ def add_command(commands: Any, add: AddCommand) -> None:
     command = add(commands, "serve", "answer over REST and gRPC, and follow the registry's champion", _serve)
     for group in (_what, _where, _model, _limits, _trial, _log, _security, _stopping):
         group(command)
+
+
+def add_variant(command: Any) -> None:
+    """Adds the option that chooses a variant of a bundle's graph."""
+    command.add_argument(
+        "--variant", default=REFERENCE_VARIANT, metavar="NAME",
+        help=f"of the bundle's graph: {', '.join((REFERENCE_VARIANT, *VARIANTS))}, if the bundle has it (default "
+        f"{REFERENCE_VARIANT})",
+    )  # fmt: skip
 
 
 def _what(command: argparse.ArgumentParser) -> None:
@@ -57,6 +67,7 @@ def _where(command: argparse.ArgumentParser) -> None:
 def _model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how the model runs")
     group.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
+    add_variant(group)
     group.add_argument("--threads", type=_count, default=0, help="of one pass (default 0: one for each core)")
     group.add_argument("--workers", type=_number, default=2, help="passes at the same time (default 2)")
     group.add_argument("--batch-rows", type=_number, default=8, metavar="N", help="rows of a pass at most (default 8)")
@@ -80,6 +91,10 @@ def _limits(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout-seconds", type=_positive, default=30.0, metavar="S", help="until it is begun; then 504 (default 30)"
     )
+    group.add_argument(
+        "--read-seconds", type=_positive, default=30.0, metavar="S",
+        help="from a request's first byte to its last; then 408 (default 30)",
+    )  # fmt: skip
 
 
 def _trial(command: argparse.ArgumentParser) -> None:
@@ -96,6 +111,7 @@ def _log(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is kept")
     group.add_argument("--log", metavar="URL", help="prediction log: a folder, or a URL of fsspec (default: none)")
     group.add_argument("--log-text", action="store_true", help="keep the texts, too")
+    group.add_argument("--log-events", metavar="URL", help="POST answers there as CloudEvents, as KServe's logger does")
     group.add_argument(
         "--log-flush-seconds", type=_positive, default=5.0, metavar="S", help="a crash loses at most this (default 5)"
     )
@@ -171,10 +187,11 @@ def _options(options: argparse.Namespace) -> "Options":
             admin=options.admin_port, metrics_host=options.metrics_host, metrics=options.metrics_port,
         ),
         security=_read_security(options),
-        engine=Engine(provider=options.provider, threads=options.threads),
+        engine=Engine(provider=options.provider, threads=options.threads, variant=options.variant),
         limits=Limits(
             body_bytes=int(options.max_body_mb * 1e6), rows=options.max_rows, pairs=options.max_pairs,
             characters=options.max_characters, queue_rows=options.queue_rows, timeout_seconds=options.timeout_seconds,
+            read_seconds=options.read_seconds,
         ),
         workers=options.workers,
         batch_rows=options.batch_rows,
@@ -185,6 +202,7 @@ def _options(options: argparse.Namespace) -> "Options":
             flush_rows=options.log_flush_rows, flush_seconds=options.log_flush_seconds,
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
+        events_url=options.log_events,
         embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,

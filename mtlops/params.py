@@ -217,6 +217,9 @@ class Model(_Section):
     """How a text's token vectors become one vector."""
     head_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout before the head, in training."""
+    cache_precision: Literal["float32", "float16"] = "float32"
+    """How the trunk cache keeps numbers: `float16` halves it, and training and evaluation then see values that are
+    rounded to 11 bits; serving computes them anew, without rounding."""
 
     @property
     def shares_weights(self) -> bool:
@@ -269,6 +272,16 @@ class Train(_Section):
     """A task stops after this many epochs without a better validation metric; its best adapter is kept."""
     batch_size: int = Field(32, ge=1)
     """Rows of one task in a step."""
+    rows_per_pass: int = Field(128, ge=0)
+    """Most (row, task) pairs that pass through the model at once; a larger step goes in parts whose gradients are added
+    up: the same gradients to float rounding, and memory that does not grow with the number of tasks. 0: a step at
+    once. Under sharing `adapters`."""
+    recompute: bool = False
+    """Keeps only each layer's input for the backward pass, and computes the rest again: less memory, more time, the
+    same gradients. Under sharing `adapters`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `bfloat16` is for
+    GPUs: on CPUs without it in hardware it is slower. Under sharing `adapters`."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
     heads on a trained trunk."""
@@ -338,6 +351,9 @@ class Train(_Section):
     """See `adapter_drop`."""
     checkpoint_seconds: float = Field(20.0, gt=0)
     """A killed run loses at most this much work."""
+    cache_gb: float = Field(20.0, ge=0)
+    """The most the trunk cache may hold, in gigabytes (10^9 bytes): once a run's own rows are there, what was not
+    used for longest is removed until the rest fits."""
 
 
 class Gates(_Section):
@@ -399,6 +415,23 @@ class Export(_Section):
     """Largest allowed difference between a logit of ONNX Runtime and of PyTorch."""
     golden_rows: int = Field(4, ge=1, le=64)
     """Rows per task in the golden file."""
+    variants: list[Annotated[str, _choice(catalog.VARIANTS)]] = Field(
+        [], json_schema_extra={"items": {"type": "string", "enum": list(catalog.VARIANTS)}}
+    )
+    """Number formats to write the graph in beside fp32, as `model.<variant>.onnx`."""
+    variant_loss: float = Field(0.01, ge=0)
+    """Most that a variant may lose of any task's primary metric, on all of its test rows."""
+    variant_failure: Literal["leave-out", "fail"] = "leave-out"
+    """What becomes of a variant that loses more: the bundle is written without it and the report says why, or nothing
+    is written."""
+    calibration_rows: int = Field(32, ge=1)
+    """Validation rows of each task, evenly spread, from which `int8` takes its ranges; an update keeps its parent's."""
+
+    @model_validator(mode="after")
+    def _variants_are_different(self) -> Self:
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError("variants: a word is there twice. Remove it.")
+        return self
 
 
 class Drift(_Section):
@@ -509,6 +542,8 @@ class Retrain(_Section):
 class Params(_Section):
     """The whole of params.yaml; DVC depends on each section alone."""
 
+    preset: Annotated[str, _choice(catalog.PRESETS)] = _choice_field(catalog.PRESETS, "balanced")
+    """One word for how much training and serving may cost: it fills keys of `model` and `train` that are not given."""
     suite: Suite
     data: Data = Data()
     encoder: Encoder = Encoder()
@@ -522,6 +557,19 @@ class Params(_Section):
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"windows", "encoder"})
     _left_out: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_fills_what_is_not_given(cls, value: Any) -> Any:
+        word = value.get("preset") if isinstance(value, Mapping) else None
+        if not isinstance(word, str) or word not in catalog.PRESETS:
+            return value
+        filled = dict(value)
+        for section, settings in catalog.PRESETS[word].settings.items():
+            given = filled.get(section, {})
+            if isinstance(given, Mapping):
+                filled[section] = {**settings, **given}
+        return filled
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -557,6 +605,9 @@ class Params(_Section):
             )
         if model.sharing != "adapters" and train.adapter_drop != "fixed":
             raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
+        for key in ("rows_per_pass", "recompute", "precision"):
+            if model.sharing != "adapters" and getattr(train, key) != Train.model_fields[key].default:
+                raise ValueError(f"train.{key} is for model.sharing 'adapters', not {model.sharing!r}. Remove it.")
         return self
 
     def tasks(self) -> tuple[Task, ...]:

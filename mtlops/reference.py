@@ -7,6 +7,7 @@ from mtlops import catalog
 from mtlops.params import Params
 
 _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
+    "Presets (`preset`)": catalog.PRESETS,
     "Task kinds (`suite.tasks.<task>.kind`)": catalog.KINDS,
     "Built-in data sets (`suite.tasks.<task>.source`)": catalog.DATASETS,
     "Built-in checks (`data.behaviour`)": catalog.BEHAVIOUR,
@@ -14,6 +15,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Sharing (`model.sharing`)": catalog.SHARING,
     "Adapters (`model.adapter`)": catalog.ADAPTERS,
     "Poolings (`model.pooling`)": catalog.POOLINGS,
+    "Variants of the graph (`export.variants`)": catalog.VARIANTS,
     "Drift tests (`drift.columns.<column>`)": catalog.DRIFT,
     "Triggers (`trigger.by`)": catalog.TRIGGERS,
     "Schedules of the learning rate (`train.schedule`)": catalog.SCHEDULES,
@@ -28,13 +30,28 @@ def markdown() -> str:
         "",
         "Made by `mtlops schema --markdown`; `mtlops schema` prints the same as JSON schema.",
         "",
+        *_words(root),
         *_sections(root),
     ]
     for title, table in _TABLES.items():
         lines += [f"## {title}", "", "| name | what it is |", "| --- | --- |"]
-        lines += [f"| `{name}` | {entry.summary} |" for name, entry in table.items()]
+        lines += [f"| `{name}` | {entry.summary}{_fills(entry)} |" for name, entry in table.items()]
         lines += [""]
     return "\n".join(lines)
+
+
+def _words(root: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that stand outside all sections."""
+    for key, field in root["properties"].items():
+        if "$ref" not in field:
+            yield from (f"## {key}", "", *_table({key: field}), "")
+
+
+def _fills(entry: catalog.Entry) -> str:
+    """What a preset fills, as keys of params.yaml."""
+    settings = entry.settings if isinstance(entry, catalog.Preset) else {}
+    keys = [f"`{section}.{key}: {value}`" for section, of in settings.items() for key, value in of.items()]
+    return ": " + ", ".join(keys) if keys else ""
 
 
 def _sections(root: Mapping[str, Any]) -> Iterator[str]:
@@ -46,15 +63,18 @@ def _sections(root: Mapping[str, Any]) -> Iterator[str]:
         "Window": "data.windows.<window>",
         "Augmentation": "train.augmentation",
     }
-    paths |= {name.capitalize(): name for name in root["properties"]}
+    paths |= {name.capitalize(): name for name, field in root["properties"].items() if "$ref" in field}
     for name, path in paths.items():
         section = root["$defs"][name]
         yield from (f"## {path}", "", " ".join(section["description"].split()), "")
-        yield from ("| key | type | default | meaning |", "| --- | --- | --- | --- |")
-        for key, field in section["properties"].items():
-            default = f"`{_default(field['default'])}`" if "default" in field else "required"
-            yield f"| `{key}` | {_type(field)} | {default} | {_cell(field['description'])} |"
-        yield ""
+        yield from (*_table(section["properties"]), "")
+
+
+def _table(fields: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("| key | type | default | meaning |", "| --- | --- | --- | --- |")
+    for key, field in fields.items():
+        default = f"`{_default(field['default'])}`" if "default" in field else "required"
+        yield f"| `{key}` | {_type(field)} | {default} | {_cell(field['description'])} |"
 
 
 def _default(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.params import parse_params, read_params, schema
 
@@ -30,6 +31,10 @@ def test_minimal_params_have_every_default() -> None:
         ("kind: multiclass", "kind: multiclas", "tone.kind: unknown choice 'multiclas'. Did you mean 'multiclass'?"),
         ("label: tone", "lable: tone", "suite.tasks.tone.lable: unknown key. Did you mean 'label'?"),
         ("suite:", "train: {epoch: 3}\nsuite:", "train.epoch: unknown key. Did you mean 'epochs'?"),
+        ("suite:", "preset: fsat\nsuite:", "preset: unknown choice 'fsat'. Did you mean 'fast'?"),
+        ("suite:", "preset: cheap\nsuite:", "preset: unknown choice 'cheap'. Choose one of: balanced, fast, quality."),
+        ("suite:", "preset: [fast]\nsuite:", "preset: input should be a valid string"),
+        ("suite:", "preset: fast\nmodel: 3\nsuite:", "model: input should be a valid dictionary"),
         ("suite:", "trian: {}\nsuite:", "trian: unknown key. Did you mean 'train'?"),
         ("  name: s\n", "", "suite.name: is required."),
         ("    stars:", "    tone:", ":6: 'tone' is given twice. Remove or rename one."),
@@ -57,6 +62,11 @@ def test_minimal_params_have_every_default() -> None:
             "suite:",
             "train: {adapter_drop: robust}\nmodel: {sharing: hard}\nsuite:",
             "train.adapter_drop: 'robust' is for model.sharing 'adapters'",
+        ),
+        (
+            "suite:",
+            "train: {recompute: true}\nmodel: {sharing: soft}\nsuite:",
+            "train.recompute is for model.sharing 'adapters', not 'soft'. Remove it.",
         ),
         ("[1, 5]", "[5, 1]", "suite.tasks.stars: range is [lowest, highest]"),
         ("suite:", "gates: {floor: {tones: 1}}\nsuite:", "gates.floor.tones: no task 'tones' in suite.tasks. Did you"),
@@ -128,3 +138,34 @@ def test_sharing_brings_its_own_learning_rate_and_a_subset_of_tasks_its_depths()
     text = VALID + "model: {sharing: hierarchical, depths: {tone: 1, stars: 2}}\n"
     assert parse_params(text).learning_rate() == 1e-3
     assert parse_params(text, tasks="stars").model.depths == {"stars": 2}
+
+
+def _filled(word: str) -> dict[tuple[str, str], object]:
+    settings = catalog.PRESETS[word].settings
+    return {(section, key): value for section, of in settings.items() for key, value in of.items()}
+
+
+@pytest.mark.parametrize("word", catalog.PRESETS)
+def test_a_preset_fills_its_keys_and_no_others(word: str) -> None:
+    plain, params = parse_params(VALID).model_dump(), parse_params(f"preset: {word}\n{VALID}").model_dump()
+    plain["preset"] = word
+    for (section, key), value in _filled(word).items():
+        assert plain[section][key] != value, "a preset names only what it changes"
+        plain[section][key] = value
+    assert params == plain
+
+
+def test_keys_that_are_given_win_over_the_preset() -> None:
+    params = parse_params(f"preset: quality\nmodel: {{adapter_drop: 2}}\n{VALID}")
+    assert params.model.adapter_drop == 2
+    assert parse_params(VALID, overrides=("preset=quality", "model.adapter_drop=1")).model.adapter_drop == 1
+
+
+def test_balanced_is_what_one_gets_without_a_word() -> None:
+    assert not _filled("balanced")
+    assert parse_params(VALID).preset == "balanced"
+
+
+def test_a_part_of_the_suite_keeps_what_the_preset_filled() -> None:
+    params = parse_params(f"preset: fast\n{VALID}")
+    assert params.only(["tone"]).model == params.model

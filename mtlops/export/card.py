@@ -35,10 +35,12 @@ def write_card(
     decision: Mapping[str, Any],
     encoder: Mapping[str, Any],
     parent: Mapping[str, Any] | None = None,
+    variants: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns the model card: what the bundle is for, how each task does on which rows, and what it was made of.
 
-    `parent` is the manifest of the bundle that an update took its other tasks from.
+    `parent` is the manifest of the bundle that an update took its other tasks from; `variants` is what this bundle's
+    manifest says of the variants of its graph.
     """
     tasks = evaluation["tasks"]
     sections = [
@@ -52,6 +54,7 @@ def write_card(
         *_titled("Why", [f"- {reason}" for reason in decision["reasons"]]),
         *_titled("Against the champion", _champion(evaluation)),
         *_titled("Update", _update(evaluation, parent) if parent else []),
+        *_titled("Variants of the graph", _variants(variants or {})),
         *_titled("Weakest slices", _slices(tasks)),
         *_titled("Calibration", _calibration(tasks)),
         *_titled("Robustness and behaviour", [*_robustness(tasks), *_behaviour(tasks)]),
@@ -145,6 +148,25 @@ def _update(evaluation: Evaluation, parent: Mapping[str, Any]) -> list[str]:
         facts = parent["tasks"][name]
         value = facts["metrics"][facts["primary"]]["value"]
         lines.append(f"| {name} | taken over | {facts['primary']} | {value:.3f} | {value:.3f} | identical |")
+    return lines
+
+
+def _variants(variants: Mapping[str, Any]) -> list[str]:
+    """What each variant of the graph is, and what it loses."""
+    if not variants:
+        return []
+    lines = [
+        "| variant | what it is | MB | task | test rows | metric | fp32 | variant |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, facts in variants.items():
+        for task, kinds in facts["tasks"].items():
+            for kind, rows in kinds.items():
+                which = "" if kind == "test" else " of the window"
+                lines.append(
+                    f"| {name} | {catalog.VARIANTS[name].summary} | {facts['bytes'] / 1e6:.1f} | {task} "
+                    f"| {rows['rows']}{which} | {rows['metric']} | {rows['fp32']:.3f} | {rows['value']:.3f} |"
+                )
     return lines
 
 

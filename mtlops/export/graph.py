@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mtlops.export.external import BANK, subgraphs, write_graph
 from mtlops.files import atomic_path
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
@@ -23,15 +24,11 @@ from mtlops.model.multitask import PairModel
 if TYPE_CHECKING:
     import onnx
 
-_PAGE = 4096
-_LARGE = 1 << 14
 _OUTPUT = ".output"
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task", "embed_row")
 """The last one has a default: no row. An embedding costs layers that nobody else needs."""
 OUTPUTS = ("logits", "embedding")
-BANK = "bank."
-"""Start of the names of adapters and heads, stacked over the tasks: `bank.layers_3_down`, `bank.head_weight`."""
 
 
 class PairsGraph(nn.Module):
@@ -100,13 +97,7 @@ def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None
     _strip(proto)
     _name_outputs(proto)
     _open_bank(proto)
-    if weights is None:
-        weights = path.with_name(f"{path.name}.data")
-        _write_weights(proto, weights)
-    _move_out(proto, weights)
-    with atomic_path(path) as part:
-        part.write_bytes(proto.SerializeToString(deterministic=True))
-    return len(proto.graph.node)
+    return write_graph(proto, path, weights=weights)
 
 
 def replace_bank(graph: PairsGraph, path: Path, *, like: Path) -> int | None:
@@ -164,40 +155,6 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write_weights(proto: "onnx.ModelProto", path: Path) -> None:
-    """Writes the trunk's large tensors one after the other, each at the start of a page so that it can be mapped."""
-    with atomic_path(path) as part, part.open("wb") as file:
-        for tensor in _large(proto):
-            file.write(bytes(-file.tell() % _PAGE))
-            file.write(tensor.raw_data)
-
-
-def _move_out(proto: "onnx.ModelProto", path: Path) -> None:
-    """Replaces large tensors by where their bytes lie in the file of weights, if they do."""
-    content, found = path.read_bytes(), {}
-    start = 0
-    for tensor in _large(proto):
-        size = len(tensor.raw_data)
-        digest = hashlib.sha256(tensor.raw_data).digest()
-        if digest not in found:
-            at = content.find(tensor.raw_data, start)
-            found[digest] = at if at >= 0 else content.find(tensor.raw_data)
-        offset = found[digest]
-        if offset < 0:
-            continue
-        start = offset + size
-        tensor.ClearField("raw_data")
-        tensor.data_location = tensor.EXTERNAL
-        for key, value in (("location", path.name), ("offset", offset), ("length", size)):
-            tensor.external_data.add(key=key, value=str(value))
-
-
-def _large(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
-    """The trunk's tensors that are worth a place of their own; adapters and heads stay in the graph."""
-    tensors = proto.graph.initializer
-    return [t for t in tensors if not t.name.startswith(BANK) and len(t.raw_data) >= _LARGE]
-
-
 def _example() -> tuple[Tensor, ...]:
     ids = torch.ones(2, 7, dtype=torch.int64)
     return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 0, 1])
@@ -207,7 +164,7 @@ def _strip(proto: "onnx.ModelProto") -> None:
     """Removes what the exporter notes for debugging (source paths, stack traces, shapes) and constants nobody reads."""
     del proto.metadata_props[:]
     proto.doc_string = ""
-    graphs = list(_graphs(proto.graph))
+    graphs = list(subgraphs(proto.graph))
     for graph in graphs:
         del graph.metadata_props[:]
         del graph.value_info[:]
@@ -248,7 +205,7 @@ def _bank(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
 
 def _name_outputs(proto: "onnx.ModelProto") -> None:
     """Gives the outputs their names. The exporter calls values inside by the same words, and would not notice."""
-    for graph in _graphs(proto.graph):
+    for graph in subgraphs(proto.graph):
         values = [*graph.input, *graph.output, *graph.initializer]
         for value in values:
             value.name = _named(value.name)
@@ -259,12 +216,3 @@ def _name_outputs(proto: "onnx.ModelProto") -> None:
 
 def _named(name: str) -> str:
     return f"{name}.inner" if name in OUTPUTS else name.removesuffix(_OUTPUT)
-
-
-def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
-    """The graph and all that lie in its nodes, as the branches of an `If` do."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)

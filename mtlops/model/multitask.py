@@ -5,10 +5,12 @@ From there on each pair of a row and a task has its own adapters and head, picke
 task's position. Shape suffixes: T tasks, P pairs, S tokens, H hidden, V values at the cut, C widest task's outputs.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mtlops import catalog
 from mtlops.errors import UsageError
@@ -59,6 +61,7 @@ class PairModel(nn.Module):
         *,
         skipped: Collection[int] = (),
         penalties: list[Tensor] | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """Returns the pooled vector of each pair.
 
@@ -71,18 +74,22 @@ class PairModel(nn.Module):
             bank: tensors of the pairs' tasks.
             skipped: layers whose adapters are left out of this pass.
             penalties: gets the losses (P,) that adapters add in training.
+            recompute: keep only each layer's input for the backward pass, which computes the rest again (Chen et al.
+                2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174).
         """
         x, last = state_PSV, len(self.layers) - 1
         penalties = [] if penalties is None else penalties
         for index, layer in enumerate(self.layers):
             position = self.depth + index
-            x = layer.resume(
-                x, mask_PS,
+            resume = partial(
+                layer.resume,
                 cut=self.cut if index == 0 else Cut.INPUT,
                 adapter=self._unadapted if position in skipped else self.adapter,
                 at=LayerTensors(_of_layer(bank, position), mask_PS, penalties, layer=position),
                 first_token_only=self.pooling.first_token_only and index == last,
-            )  # fmt: skip
+            )
+            # Nothing in a layer draws random numbers: there is no state of them to keep.
+            x = _recomputed(resume, x, mask_PS) if recompute else resume(x, mask_PS)
         pooled: Tensor = self.pooling.pool(x, mask_PS)
         return pooled
 
@@ -107,6 +114,11 @@ class PairModel(nn.Module):
         tensors = self.adapter.init_task(generator)
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
+
+
+def _recomputed(resume: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask_PS: Tensor) -> Tensor:
+    out: Tensor = checkpoint(resume, x, mask_PS, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def stack(tasks: Sequence[Mapping[str, Tensor]]) -> Tensors:

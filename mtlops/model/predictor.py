@@ -65,6 +65,7 @@ class Backbone:
             pairs=self.above,
             tokenizer=self.tokenizer,
             identity=f"{self.facts['trunk_sha256']}/{self.facts['tokenizer_sha256']}/{max_tokens}/{self.device.type}",
+            precision=model.cache_precision,
         )
 
     @property

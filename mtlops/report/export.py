@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mtlops.report.document import Headline, Page, Payload, banner, facts, reasons
-from mtlops.report.markup import Markup, bars, details, is_number, number, section, size, tag, tree, value
+from mtlops.report.markup import Markup, bars, details, is_number, number, section, size, table, tag, tree, value
 
 
 def _headline(payload: Payload) -> Headline:
@@ -40,12 +40,37 @@ def _body(payload: Payload) -> Iterator[Markup]:
     )
     if limits and limits["passed"]:
         yield section("Limits", reasons(limits["reasons"]))
+    yield from _variants(payload.get("variants") or {})
     latency = payload.get("latency_ms")
     yield section("Latency, ms", _latency(latency)) if latency else Markup()
     if files:
         yield section("Files of the bundle", bars(files, {name: size(n) for name, n in files.items()}))
     shapes = payload["parity"].get("shapes")
     yield section("Parity by shape", details(f"{len(shapes)} shapes", tree(shapes))) if shapes else Markup()
+
+
+def _variants(variants: Mapping[str, Any]) -> Iterator[Markup]:
+    """What each variant of the graph loses and costs, or why it was left out."""
+    if not variants:
+        return
+    for name, found in variants.items():
+        if not found["kept"]:
+            yield banner(f"Variant {name} was left out", "careful", " ".join(found["reasons"]))
+    header = ("variant", "size", "row alone as in a batch", "ms, batch 1", "ms, batch 8", "task", "rows", "metric",
+              "fp32", "variant")  # fmt: skip
+    rows = [
+        [
+            name, size(found["bytes"]) if "bytes" in found else "left out",
+            {True: "same bits", False: "differs"}.get(found.get("batch_invariant"), ""),
+            *(number(found["latency_ms"][batch]) if "latency_ms" in found else "" for batch in ("batch_1", "batch_8")),
+            f"{task}{'' if kind == 'test' else ', window'}", part["rows"], part["metric"],
+            number(part["fp32"]), number(part["value"]),
+        ]
+        for name, found in variants.items()
+        for task, kinds in found["tasks"].items()
+        for kind, part in kinds.items()
+    ]  # fmt: skip
+    yield section("Variants of the graph", table(header, rows))
 
 
 def _parity(payload: Payload) -> tuple[float, float | None]:
@@ -64,7 +89,7 @@ EXPORT = Page(
     title="Export",
     about="The one ONNX graph of all tasks: does it answer as PyTorch does, and how large is it?",
     keys=frozenset({"parity"}),
-    shown=frozenset({"parity", "files", "bytes", "nodes", "opset", "latency_ms", "limits", "bundle"}),
+    shown=frozenset({"parity", "files", "bytes", "nodes", "opset", "latency_ms", "limits", "bundle", "variants"}),
     headline=_headline,
     body=lambda payload: list(_body(payload)),
 )

@@ -36,6 +36,7 @@ def summary(folder: Path) -> str:
         "Parity": _parity(export),
         "Bundle": _bundle(export),
         "Latency": _latency(export),
+        "Variants": "; ".join(_variant(name, found) for name, found in export.get("variants", {}).items()),
         "Reports": (folder / "index.html").as_posix(),
     })  # fmt: skip
     return "\n".join(lines)
@@ -141,3 +142,12 @@ def _tasks_of(files: Mapping[str, int]) -> list[str]:
 def _latency(export: Mapping[str, Any]) -> str:
     latency: Mapping[str, float] = export.get("latency_ms", {})
     return ", ".join(f"{name.replace('_', ' ')}: {value:.1f} ms" for name, value in latency.items())
+
+
+def _variant(name: str, found: Mapping[str, Any]) -> str:
+    """What a variant of the graph costs and loses."""
+    if not found["kept"]:
+        return f"{name} was left out: {' '.join(found['reasons'])}"
+    losses = {task: part["fp32"] - part["value"] for task, kinds in found["tasks"].items() for part in kinds.values()}
+    worst = max(losses, key=lambda task: losses[task])
+    return f"{name} {size(found['bytes'])}, {_latency(found)}; loses at most {max(losses[worst], 0):.3f} ({worst})"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlops.bundle import Bundle
+from mtlops.catalog import REFERENCE_VARIANT
 from mtlops.errors import ArtefactError, MtlopsError, PlatformError
 from mtlops.registry import Entry, Registry
 from mtlops.serving.bank import TASK_FILES, task_version
@@ -40,16 +41,16 @@ class Engine:
     Attributes:
         provider: execution provider of ONNX Runtime.
         threads: of one run; 0 lets ONNX Runtime choose.
-        graph: file of the bundle with the graph.
+        variant: of the bundle's graph.
     """
 
     provider: str = "CPUExecutionProvider"
     threads: int = 0
-    graph: str = "model.onnx"
+    variant: str = REFERENCE_VARIANT
 
     def runtime(self, bundle: Bundle) -> Runtime:
         """Returns a runtime whose golden outputs were reproduced. Raises like `Runtime`."""
-        return Runtime(bundle, provider=self.provider, threads=self.threads, graph=self.graph)
+        return Runtime(bundle, provider=self.provider, threads=self.threads, variant=self.variant)
 
 
 @dataclass(frozen=True)

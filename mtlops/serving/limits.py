@@ -14,6 +14,7 @@ class Limits:
         characters: of a text; what lies beyond the encoder's tokens is never read.
         queue_rows: texts that wait for the model; more are refused with 429.
         timeout_seconds: a request that was not begun by then is refused with 504; a client may ask for less.
+        read_seconds: from a request's first byte, or its connection, until all of it must have arrived over HTTP.
     """
 
     body_bytes: int = 8 << 20
@@ -22,3 +23,4 @@ class Limits:
     characters: int = 100_000
     queue_rows: int = 1024
     timeout_seconds: float = 30.0
+    read_seconds: float = 30.0

@@ -10,18 +10,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mtlops.decoding import Outputs
 from mtlops.errors import MtlopsError
-from mtlops.serving.questions import Answer, Question
-from mtlops.serving.runtime import Runtime, label_names
+from mtlops.serving.log_rows import Feedback, Record, feedback_table, prediction_table
 from mtlops.storage import open_storage
 
 if TYPE_CHECKING:
@@ -48,59 +43,6 @@ class Settings:
     flush_seconds: float = 5.0
     queue_rows: int = 50_000
     with_text: bool = False
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one request was, and what it was answered.
-
-    Attributes:
-        time: when it was answered.
-        request_id: its id.
-        role: `champion`, or `shadow`; a task that a canary answered says so itself.
-        runtime: who answered.
-        outputs: by task.
-        texts: what was asked; None for token ids.
-        embeddings: (N, H), if the graph gave them.
-    """
-
-    time: datetime
-    request_id: str
-    role: str
-    runtime: Runtime
-    outputs: Mapping[str, Outputs]
-    texts: Sequence[str] | None
-    embeddings: NDArray[np.float32] | None
-    num_rows: int
-
-    @classmethod
-    def of(cls, asked: Question, answer: Answer, *, role: str) -> "Record":
-        """Returns the record of an answer that was given now."""
-        return cls(
-            datetime.now(UTC), asked.id, role, answer.runtime, answer.outputs, asked.texts, answer.embeddings,
-            asked.num_rows * max(1, len(answer.outputs)),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """A label that came late.
-
-    Attributes:
-        time: when it came.
-        request_id: of the request that was answered.
-        row: position in the request.
-        task: its task.
-        label: names of its classes; None for a value.
-        value: of a regression.
-    """
-
-    time: datetime
-    request_id: str
-    row: int
-    task: str
-    label: list[str] | None
-    value: float | None
 
 
 class PredictionLog:
@@ -173,6 +115,7 @@ class PredictionLog:
     def _work(self) -> None:
         from mtlops.prediction_log import FEEDBACK, PREDICTIONS  # pyarrow: 0.2 s
 
+        settings = self._settings
         while self._wait():
             with self._changed:
                 records, self._records = list(self._records), deque()
@@ -180,9 +123,9 @@ class PredictionLog:
             num_rows = sum(record.num_rows for record in records)
             try:
                 if records:
-                    self._write(PREDICTIONS, records[0].time, self._predictions(records))
+                    self._write(PREDICTIONS, records[0].time, prediction_table(records, with_text=settings.with_text))
                 if labels:
-                    self._write(FEEDBACK, labels[0].time, _feedback_table(labels))
+                    self._write(FEEDBACK, labels[0].time, feedback_table(labels))
             except Exception:
                 logger.exception("prediction log: %d rows could not be made and are lost", num_rows + len(labels))
                 self._dropped(num_rows + len(labels))
@@ -222,56 +165,6 @@ class PredictionLog:
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
         self._sequences[table] = sequence + 1
         self._wrote(table, rows.num_rows)
-
-    def _predictions(self, records: Sequence[Record]) -> "pa.Table":
-        from mtlops.prediction_log import PREDICTION_SCHEMA
-
-        return _table([row for record in records for row in self._rows(record)], PREDICTION_SCHEMA)
-
-    def _rows(self, record: Record) -> Iterator[dict[str, Any]]:
-        texts, shadow = record.texts, record.role == "shadow"
-        statistics = None if texts is None or shadow else _statistics(record.runtime, texts)
-        served = {one.task.name: one for one in record.runtime.served}
-        for position, (name, outputs) in enumerate(record.outputs.items()):
-            task, bundle_id = served[name].task, served[name].bundle_id
-            canary = bundle_id != record.runtime.bundle_id
-            first = position == 0 and not shadow
-            values, shares = outputs.values, outputs.probabilities
-            for row in range(len(values if values is not None else shares)):  # type: ignore[arg-type]
-                yield {
-                    "time": record.time, "request_id": record.request_id, "row": row, "task": name,
-                    "bundle_id": bundle_id, "role": "canary" if canary else record.role,
-                    "label": label_names(task, outputs, row),
-                    "probabilities": None if shares is None else shares[row],
-                    "value": None if values is None else float(values[row]),
-                    "statistics": statistics[row] if first and statistics is not None else None,
-                    "embedding": record.embeddings[row] if first and record.embeddings is not None else None,
-                    "text": texts[row] if first and texts is not None and self._settings.with_text else None,
-                }  # fmt: skip
-
-
-def _statistics(runtime: Runtime, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
-    from mtlops.drift.columns import text_columns
-
-    columns = text_columns(texts, runtime.tokenizer.unknown_shares(texts))
-    names = [name.removeprefix("text.") for name in columns]
-    return [
-        list(zip(names, map(float, row), strict=True))
-        for row in zip(*(c.values for c in columns.values()), strict=True)
-    ]
-
-
-def _feedback_table(labels: Sequence[Feedback]) -> "pa.Table":
-    from mtlops.prediction_log import FEEDBACK_SCHEMA
-
-    return _table([vars(label) for label in labels], FEEDBACK_SCHEMA)
-
-
-def _table(rows: Sequence[Mapping[str, Any]], schema: "pa.Schema") -> "pa.Table":
-    import pyarrow as pa
-
-    columns = [pa.array([row[field.name] for row in rows], type=field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _parquet(table: "pa.Table") -> bytes:

@@ -51,6 +51,9 @@ class Metrics:
         self.log_dropped = Counter(
             "mtlops_log_dropped", "rows that the prediction log had no room for", registry=registry
         )
+        self.events_dropped = Counter(
+            "mtlops_events_dropped", "CloudEvents that their receiver was too slow for, or refused", registry=registry
+        )
         self.shadow_skipped = Counter(
             "mtlops_shadow_skipped", "requests that a shadow did not answer: the queue was full, or it failed",
             registry=registry,

@@ -12,7 +12,7 @@ from mtlops import __version__
 from mtlops.serving import tensors
 from mtlops.serving.asgi import Application, Request, Response, as_json, check_token, no_such, parse_json
 from mtlops.serving.limits import Limits
-from mtlops.serving.log import Feedback
+from mtlops.serving.log_rows import Feedback
 from mtlops.serving.questions import Question, answer_tensors, check_id, metadata, plain_question, question
 from mtlops.serving.refusal import Refusal, bad
 from mtlops.serving.runtime import Runtime, describe
@@ -93,6 +93,7 @@ class Rest:
         inputs, outputs = metadata(runtime)
         return as_json({
             "name": name, "versions": [runtime.bundle_id], "platform": PLATFORM, "inputs": inputs, "outputs": outputs,
+            "parameters": {"variant": runtime.variant},
         })  # fmt: skip
 
     async def _infer(self, body: bytes, header_length: bytes | None, *, name: str, version: str) -> Response:
@@ -195,13 +196,12 @@ def _inputs(entries: Any, raw: memoryview, limits: Limits) -> list[Tensor]:
 def _infer_response(name: str, answered: Answered, envelope: _Envelope) -> Response:
     outputs, raw = [], []
     for tensor in answer_tensors(answered.question, answered.answer):
-        head: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        output = tensors.as_json(tensor)
         if envelope.all_binary or tensor.name in envelope.binary:
+            del output["data"]
             raw.append(tensors.to_bytes(tensor))
-            head["parameters"] = {"binary_data_size": len(raw[-1])}
-        else:
-            head["data"] = tensor.values if isinstance(tensor.values, list) else tensor.values.reshape(-1)  # type: ignore[union-attr]
-        outputs.append(head)
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        outputs.append(output)
     answer = {
         "model_name": name, "model_version": answered.answer.runtime.bundle_id, "id": answered.question.id,
         "outputs": outputs,

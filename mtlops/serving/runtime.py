@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle
-from mtlops.catalog import suggest
+from mtlops.catalog import REFERENCE_VARIANT, suggest
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError, UsageError
@@ -28,6 +28,9 @@ _ERRORS_ONLY = 3
 
 EMBEDDING = "embedding"
 """The graph's output of one vector (H,) a row, which drift watches."""
+
+PAIRS = 32
+"""(row, task) pairs of one pass: its memory grows with them, about 1 MB each with 384 numbers and 64 tokens."""
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
@@ -70,11 +73,12 @@ class Runtime:
         bundle: a checked bundle.
         provider: an ONNX Runtime execution provider; it is never silently replaced by another.
         threads: threads of one run; 0 lets ONNX Runtime choose.
-        graph: file of the bundle with the graph, another than `model.onnx` for another number format.
+        variant: of the bundle's graph, in which number format.
 
     Attributes:
         bundle: where it comes from.
         bundle_id: its id.
+        variant: see above.
         served: its tasks as they are answered, in the order of their positions in the graph.
         tasks: the same, what they are.
         session: of ONNX Runtime; runtimes of several bundles may share it.
@@ -82,7 +86,7 @@ class Runtime:
 
     Raises:
         UsageError: ONNX Runtime or the provider is not installed.
-        ArtefactError: the graph does not load or does not reproduce the golden outputs.
+        ArtefactError: the bundle has no such variant, the graph does not load or does not reproduce the golden outputs.
     """
 
     def __init__(
@@ -91,9 +95,10 @@ class Runtime:
         *,
         provider: str = "CPUExecutionProvider",
         threads: int = 0,
-        graph: str = "model.onnx",
+        variant: str = REFERENCE_VARIANT,
     ) -> None:
-        self._graph = graph
+        self.variant = variant
+        graph = bundle.variant(variant)["file"]
         self._tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
         self.session = open_session(bundle.folder / graph, provider, threads=threads)
         self.has_embedding = EMBEDDING in {output.name for output in self.session.get_outputs()}
@@ -107,7 +112,7 @@ class Runtime:
 
     def can_take(self, bundle: Bundle) -> bool:
         """Returns whether `with_bundle` works: only adapters, heads and what follows them are different."""
-        return bool(self.served[0].tensors) and _frame(self.bundle, self._graph) == _frame(bundle, self._graph)
+        return bool(self.served[0].tensors) and _frame(self.bundle, self.variant) == _frame(bundle, self.variant)
 
     def with_bundle(self, bundle: Bundle) -> "Runtime":
         """Returns a runtime of another bundle over the same session; this one goes on answering as before.
@@ -166,10 +171,33 @@ class Runtime:
         *,
         embed_row: Sequence[int] = (),
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns the logits (P, C) of the wanted pairs and the embeddings (E, H) of the wanted rows, in one pass.
+        """Returns the logits (P, C) of the wanted pairs and the embeddings (E, H) of the wanted rows.
+
+        One pass, or one for each `PAIRS` pairs.
 
         Shapes: ids: B rows of token ids; pair_row, pair_task: P; embed_row: E positions of rows.
         """
+        if len(pair_row) <= PAIRS:
+            return self._pass(ids, pair_row, pair_task, embed_row=embed_row)
+        parts = []
+        for at in range(0, len(pair_row), PAIRS):
+            rows = sorted(set(pair_row[at : at + PAIRS]))
+            place = {row: position for position, row in enumerate(rows)}
+            own = [place[row] for row in pair_row[at : at + PAIRS]]
+            parts.append(self._pass([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
+        _, embeddings = self._pass([ids[row] for row in embed_row], (), (), embed_row=range(len(embed_row)))
+        return np.concatenate(parts), embeddings
+
+    def _pass(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        *,
+        embed_row: Sequence[int] = (),
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not ids:
+            return np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.float32)
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
         feeds = {"input_ids": input_ids, "attention_mask": mask, **self.bank}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
@@ -190,10 +218,7 @@ class Runtime:
             UsageError: `task` is not a task of the bundle.
         """
         (position,) = self.positions([task])
-        result = np.empty((len(texts), self.tasks[position].num_outputs), dtype=np.float32)
-        for rows, batch in self._batches(texts):
-            result[rows] = run(self.session, *batch, [position], bank=self.bank)[0, :, : result.shape[1]]
-        return result
+        return task_logits(self.session, self._tokenizer, self.tasks, texts, position=position, bank=self.bank)
 
     def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Returns the vectors (N, H) that drift watches, computed in batches of similar length.
@@ -204,7 +229,7 @@ class Runtime:
         if not self.has_embedding:
             raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
         found: dict[int, NDArray[np.float32]] = {}
-        for rows, batch in self._batches(texts):
+        for rows, batch in _batches(self._tokenizer, texts):
             found |= dict(zip(rows, embed(self.session, *batch), strict=True))
         return np.stack([found[i] for i in range(len(texts))])
 
@@ -234,13 +259,14 @@ class Runtime:
         golden = sorted(self.bundle.golden(), key=lambda row: len(row["text"]))[rows]
         texts = [row["text"] for row in golden]
         answers = golden_logits(self.session, self._tokenizer, self.tasks, texts, bank=self.bank)
+        limit = self.bundle.variant(self.variant).get("golden_tolerance", GOLDEN_TOLERANCE)
         for row, answer in zip(golden, answers, strict=True):
-            for task, expected in row["logits"].items():
+            for task, expected in expected_logits(row, self.variant).items():
                 error = float(np.abs(np.subtract(answer[task], expected)).max())
-                if not error <= GOLDEN_TOLERANCE:
+                if not error <= limit:
                     raise ArtefactError(
-                        f"{self.bundle.folder}/golden.json: task {task}: a logit differs by {error:.2g} "
-                        f"(limit {GOLDEN_TOLERANCE:g}). Do not serve this bundle here; export it again."
+                        f"{self.bundle.folder}/golden.json: variant {self.variant}, task {task}: a logit differs by "
+                        f"{error:.2g} (limit {limit:g}). Do not serve this bundle here; export it again."
                     )
 
     def _take(self, bundle: Bundle, served: Sequence[ServedTask]) -> None:
@@ -250,26 +276,28 @@ class Runtime:
 
     def _over_same_session(self, bundle: Bundle, served: Sequence[ServedTask]) -> "Runtime":
         made = object.__new__(Runtime)
-        made._graph, made._tokenizer, made.session = self._graph, self._tokenizer, self.session
+        made.variant, made._tokenizer, made.session = self.variant, self._tokenizer, self.session
         made.has_embedding = self.has_embedding
         made._take(bundle, served)
         return made
 
-    def _batches(self, texts: Sequence[str]) -> Iterable[tuple[list[int], tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-        ids = self._tokenizer.ids(texts)
-        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
-        for start in range(0, len(order), _ROWS):
-            rows = order[start : start + _ROWS]
-            yield rows, pad([ids[i] for i in rows], pad_id=self._tokenizer.pad_id)
 
-
-def _frame(bundle: Bundle, graph: str) -> tuple[Any, ...]:
-    """All of a bundle that a session, its tokenizer and its bank's names depend on."""
-    files: Mapping[str, str] = bundle.manifest["files"]
-    structures = bundle.manifest.get("graph", {})
-    structure = structures.get("structure") if graph == "model.onnx" else files.get(graph)
-    names = ("trunk/tokenizer.json", f"{graph}.data", "model.onnx.data")
+def _frame(bundle: Bundle, variant: str) -> tuple[Any, ...] | None:
+    """All of a bundle that a session, its tokenizer and its bank's names depend on; None without that variant."""
+    if variant not in bundle.variants:
+        return None
+    files, facts = bundle.manifest["files"], bundle.variant(variant)
+    structure = (
+        bundle.manifest.get("graph", {}).get("structure") if variant == REFERENCE_VARIANT else facts["structure"]
+    )
+    names = ("trunk/tokenizer.json", f"{facts['file']}.data")
     return bundle.manifest["max_tokens"], structure, *(files.get(name) for name in names)
+
+
+def expected_logits(row: Mapping[str, Any], variant: str) -> Mapping[str, list[float]]:
+    """Returns what a variant answers to a golden row, by task."""
+    found: Mapping[str, list[float]] = row["logits"] if variant == REFERENCE_VARIANT else row["variants"][variant]
+    return found
 
 
 def golden_logits(
@@ -281,11 +309,39 @@ def golden_logits(
     bank: Bank | None = None,
 ) -> list[dict[str, list[float]]]:
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
-    rows = []
+    rows, positions = [], range(len(tasks))
     for text in texts:
-        logits = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(len(tasks)), bank=bank)
+        inputs = pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id)
+        parts = [run(session, *inputs, positions[at : at + PAIRS], bank=bank) for at in range(0, len(tasks), PAIRS)]
+        logits = np.concatenate(parts)
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
+
+
+def task_logits(
+    session: "onnxruntime.InferenceSession",
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    texts: Sequence[str],
+    *,
+    position: int,
+    bank: Bank | None = None,
+) -> NDArray[np.float32]:
+    """Returns the logits (N, C) of the task at a position, computed in batches of similar length."""
+    result = np.empty((len(texts), tasks[position].num_outputs), dtype=np.float32)
+    for rows, batch in _batches(tokenizer, texts):
+        result[rows] = run(session, *batch, [position], bank=bank)[0, :, : result.shape[1]]
+    return result
+
+
+def _batches(
+    tokenizer: Tokenizer, texts: Sequence[str]
+) -> Iterable[tuple[list[int], tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+    ids = tokenizer.ids(texts)
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        yield rows, pad([ids[i] for i in rows], pad_id=tokenizer.pad_id)
 
 
 def run(
@@ -326,8 +382,11 @@ def _int64(values: Sequence[int]) -> NDArray[np.int64]:
     return np.asarray(values, dtype=np.int64)
 
 
-def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.InferenceSession":
-    """Returns an ONNX Runtime session on exactly the asked provider. Raises like `Runtime`."""
+def open_session(path: Path, provider: str, *, threads: int, optimised: bool = True) -> "onnxruntime.InferenceSession":
+    """Returns an ONNX Runtime session on exactly the asked provider. Raises like `Runtime`.
+
+    Not `optimised`, every node is computed as it stands in the graph: slow, and rounded otherwise.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -336,6 +395,8 @@ def open_session(path: Path, provider: str, *, threads: int) -> "onnxruntime.Inf
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY  # it would warn of every adapter that can be replaced
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise UsageError(f"execution provider {provider!r} is not installed. {suggest(provider, available)}")

@@ -19,6 +19,8 @@ from mtlops.errors import PlatformError, UsageError
 from mtlops.registry import Registry
 from mtlops.serving.asgi import Application
 from mtlops.serving.batching import Batcher
+from mtlops.serving.connection import reading_within
+from mtlops.serving.events import EventSender
 from mtlops.serving.follower import Engine, Follower, TrialSettings
 from mtlops.serving.grpc_port import GrpcPort, credentials
 from mtlops.serving.limits import Limits
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _LINGER_SECONDS = 0.2
+_OPEN_FILES = 65_536
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Options:
         trial: a challenger.
         log_url: where the prediction log goes; None keeps none.
         log: how it is written.
+        events_url: where requests and answers go as CloudEvents; None sends none.
         embeddings_a_minute: rows whose embedding goes into the log.
         access_log: a line for each request.
         drain_seconds: from the signal to stop until no connection is taken any more.
@@ -105,6 +109,7 @@ class Options:
     trial: TrialSettings | None = None
     log_url: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
+    events_url: str | None = None
     embeddings_a_minute: int = 120
     access_log: bool = False
     drain_seconds: float = 1.0
@@ -122,6 +127,7 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         PlatformError: a port is taken.
         MtlopsError: the bundle cannot be served.
     """
+    _allow_many_connections()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         import uvloop
@@ -129,6 +135,18 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         asyncio.run(_Server(options).run(ready))
     else:
         uvloop.run(_Server(options).run(ready))
+
+
+def _allow_many_connections() -> None:
+    """Raises the number of files that may be open, connections among them, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if resource.RLIM_INFINITY != now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Http(uvicorn.Server):
@@ -172,11 +190,19 @@ class _Server:
             options.limits, threads=options.workers, batch_rows=options.batch_rows,
             delay_seconds=options.batch_delay_seconds, observe=self._metrics.batch,
         )  # fmt: skip
+        self._events = (
+            EventSender(
+                options.events_url, with_requests=options.log.with_text, dropped=self._metrics.events_dropped.inc
+            )
+            if options.events_url
+            else None
+        )
         self._service = Service(
             self._batcher,
             options.limits,
             metrics=self._metrics,
             log=self._log,
+            events=self._events,
             embeddings_a_minute=options.embeddings_a_minute,
             access_log=options.access_log,
         )
@@ -247,13 +273,22 @@ class _Server:
         self._batcher.close()
         if self._log is not None:
             self._log.close()
+        if self._events is not None:
+            self._events.close()
 
     def _status(self) -> dict[str, Any]:
         served = self._service.runtime.served if self._service.is_ready else ()
         tasks = {one.task.name: {"bundle": one.bundle_id, "version": one.version} for one in served}
         bundle = self._service.runtime.bundle_id if served else None
+        variant = self._service.runtime.variant if served else None
         more = self._follower.status() if self._follower is not None else {}
-        return {"bundle": bundle, "tasks": tasks, "waiting_rows": self._batcher.waiting_rows, **more}
+        return {
+            "bundle": bundle,
+            "variant": variant,
+            "tasks": tasks,
+            "waiting_rows": self._batcher.waiting_rows,
+            **more,
+        }
 
     def _http(
         self, name: str, application: Application, host: str, port: int, found: dict[str, int],
@@ -268,7 +303,8 @@ class _Server:
             ) from None
         found[name] = sock.getsockname()[1]
         config = uvicorn.Config(
-            application, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            application, http=reading_within(self._options.limits.read_seconds),
+            ws="none", lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(self._options.stop_seconds) or 1,
             server_header=False, backlog=_BACKLOG, **(tls or {}),
         )  # fmt: skip

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtlops.serving.batching import Batcher
+from mtlops.serving.events import EventSender
 from mtlops.serving.limits import Limits
-from mtlops.serving.log import Feedback, PredictionLog, Record
+from mtlops.serving.log import PredictionLog
+from mtlops.serving.log_rows import Feedback, Record
 from mtlops.serving.metrics import Metrics
 from mtlops.serving.questions import Answer, Question
 from mtlops.serving.refusal import Refusal
@@ -41,6 +43,7 @@ class Service:
         limits: of a request.
         metrics: counts.
         log: keeps what was answered; None keeps nothing.
+        events: sends what was answered to somebody else; None sends nothing.
         embeddings_a_minute: rows whose embedding goes into the log; each costs more of the model.
         access_log: a line for each request goes to the log of the process.
     """
@@ -52,12 +55,13 @@ class Service:
         *,
         metrics: Metrics,
         log: PredictionLog | None,
+        events: EventSender | None = None,
         embeddings_a_minute: int = 0,
         access_log: bool = False,
     ) -> None:
         self.limits, self.metrics = limits, metrics
         self.is_draining = False
-        self._batcher, self._log, self._access_log = batcher, log, access_log
+        self._batcher, self._log, self._events, self._access_log = batcher, log, events, access_log
         self._embeddings = _Budget(embeddings_a_minute)
         self._serving: Serving | None = None
 
@@ -121,6 +125,8 @@ class Service:
         seconds = time.perf_counter() - started
         self.metrics.answered(answer, seconds)
         self._keep(asked, answer, "champion")
+        if self._events is not None:
+            self._events.add(asked, answer)
         if serving.trial is not None and serving.trial.looks_on and self._log is not None:
             self._look_on(asked, serving.trial.challenger)
         if self._access_log:

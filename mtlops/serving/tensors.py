@@ -33,6 +33,12 @@ class Tensor:
     values: Sequence[str] | NDArray[Any]
 
 
+def as_json(tensor: Tensor) -> dict[str, Any]:
+    """Returns a tensor as the protocol's JSON has it; an array stays one, for orjson."""
+    data = tensor.values.reshape(-1) if isinstance(tensor.values, np.ndarray) else tensor.values
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": data}
+
+
 def check_head(name: Any, datatype: Any, shape: Any, *, most: int) -> tuple[str, str, tuple[int, ...]]:
     """Returns name, datatype and shape of an input. Raises Refusal when they are malformed or too large."""
     if not isinstance(name, str) or not name:

@@ -135,6 +135,7 @@ def _measure(
     `opponent` is a champion to compare with instead of the registry's, and its model, which answers in its place.
     """
     tests = {task.name: read_split(prepared, task.name, "test") for task in params.tasks()}
+    _fill(predictor, tests)
     if opponent is not None:
         champion: Champion | None = opponent[0]
         answers = model_answers(opponent[1], tests)
@@ -168,6 +169,13 @@ def _measure(
             for task in params.tasks()
         },
     }
+
+
+def _fill(predictor: Predictor, tests: Mapping[str, pa.Table]) -> None:
+    """Puts the test rows of all tasks into the trunk cache in one go, which computes fewer half-empty batches."""
+    columns = [table.select(["row_id", "text"]).to_pydict() for table in tests.values()]
+    texts = {row_id: text for of in columns for row_id, text in zip(of["row_id"], of["text"], strict=True)}
+    predictor.backbone.fill(list(texts), list(texts.values()))
 
 
 def _measure_update(

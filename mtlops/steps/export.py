@@ -30,8 +30,15 @@ from mtlops.params import Params
 from mtlops.report import write_report
 from mtlops.serving.runtime import Runtime, golden_logits, open_session
 from mtlops.steps.profiles import REFERENCE, Profiler, write_references
-from mtlops.steps.taking_over import check_taken_over, golden_texts, keep_golden, write_update_references
+from mtlops.steps.taking_over import (
+    Golden,
+    check_taken_over,
+    golden_texts,
+    keep_golden,
+    write_update_references,
+)
 from mtlops.steps.updates import Update, find_update
+from mtlops.steps.variants import VariantMaker, Variants
 
 logger = logging.getLogger(__name__)
 
@@ -96,22 +103,29 @@ def export(
         golden = golden_logits(session, tokenizer, model.tasks, texts)
         if update is not None:
             golden = keep_golden(update, golden, tokenizer)
-        rows = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
-        write_json(folder / "golden.json", {"schema_version": 1, "rows": rows})
+        maker = VariantMaker(
+            params, folder, model=model, tokenizer=tokenizer, prepared=prepared, judged=judged, update=update
+        )
+        variants = maker.make(texts)
+        _write_golden(folder / "golden.json", texts, golden, variants)
         predictor = Predictor(trained, encoder, cache=cache)
         if update is None:
             write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         else:
             write_update_references(params, update, predictor, folder / REFERENCE)
         parent = update.parent.manifest if update else None
-        card = write_card(params, evaluation=judged, decision=decided, encoder=model.encoder, parent=parent)
+        card = write_card(
+            params, evaluation=judged, decision=decided, encoder=model.encoder, parent=parent, variants=variants.facts
+        )
         write_text(folder / "card.md", card)
         facts = _manifest(folder, params, prepared, model, judged, decided, update)
-        write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor)})
+        more = {"variants": variants.facts} if variants.facts else {}
+        write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor), **more})
         if update is not None:
             check_taken_over(update, folder)
         runtime = Runtime(Bundle.open(folder))
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
+        payload["variants"] = _measured_variants(runtime.bundle, variants, texts)
     payload |= {
         "nodes": num_nodes,
         "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]},
@@ -119,13 +133,20 @@ def export(
     payload["limits"] = asdict(
         check_limits(
             params.gates, latency_ms=payload["latency_ms"]["batch_1"], num_bytes=payload["bytes"],
-            max_error=max_error, tolerance=params.export.tolerance, golden_rows=len(rows),
+            max_error=max_error, tolerance=params.export.tolerance, golden_rows=len(texts),
         )
     )  # fmt: skip
     write_report(report, payload)
     for reason in payload["limits"]["reasons"] if not payload["limits"]["passed"] else ():
         logger.warning("limit broken, promote will refuse this bundle: %s", reason)
     return Exported(path=out.as_posix(), bundle_id=runtime.bundle_id, max_error=max_error)
+
+
+def _write_golden(path: Path, texts: list[str], golden: Golden, variants: Variants) -> None:
+    rows: list[dict[str, Any]] = [{"text": text, "logits": logits} for text, logits in zip(texts, golden, strict=True)]
+    for number, row in enumerate(rows if variants.golden else ()):
+        row["variants"] = {name: found[number] for name, found in variants.golden.items()}
+    write_json(path, {"schema_version": 1, "rows": rows})
 
 
 def _check_tasks_agree(trained: list[str], judged: Mapping[str, Any], evaluation: Path) -> None:
@@ -292,11 +313,18 @@ def _report(
         "opset": params.export.opset,
         "files": files,
         "bytes": sum(files.values()),
-        "latency_ms": {
-            "batch_1": _latency_ms(runtime, texts[:1]),
-            "batch_8": _latency_ms(runtime, (texts * 8)[:8]),
-        },
+        "latency_ms": _latencies(runtime, texts),
     }
+
+
+def _measured_variants(bundle: Bundle, variants: Variants, texts: list[str]) -> dict[str, Any]:
+    """The report of the variants, with the latency of those that were kept, whose golden rows are checked here."""
+    latencies = {name: {"latency_ms": _latencies(Runtime(bundle, variant=name), texts)} for name in variants.facts}
+    return {name: {**facts, **latencies.get(name, {})} for name, facts in variants.report.items()}
+
+
+def _latencies(runtime: Runtime, texts: list[str]) -> dict[str, float]:
+    return {"batch_1": _latency_ms(runtime, texts[:1]), "batch_8": _latency_ms(runtime, (texts * 8)[:8])}
 
 
 def _latency_ms(runtime: Runtime, texts: list[str]) -> float:

@@ -2,17 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mtlops.bundle import Bundle
+from mtlops.catalog import REFERENCE_VARIANT
 from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.model.predictor import Predictor
 from mtlops.params import Params
-from mtlops.serving.runtime import golden_logits, open_session
+from mtlops.serving.runtime import expected_logits, golden_logits, open_session
 from mtlops.steps.profiles import REFERENCE, Profiler, update_references
 from mtlops.steps.tradeoff import check_equal
 from mtlops.steps.updates import Update
@@ -28,18 +28,23 @@ def golden_texts(update: Update) -> list[str]:
     return [row["text"] for row in update.parent.golden()]
 
 
-def keep_golden(update: Update, golden: Golden, tokenizer: Tokenizer) -> Golden:
+def keep_golden(update: Update, golden: Golden, tokenizer: Tokenizer, *, variant: str = REFERENCE_VARIANT) -> Golden:
     """Returns the golden outputs of an update: those of its own tasks, and the parent's of all others.
+
+    A variant that the parent lacks has nothing to keep.
 
     Raises:
         ArtefactError: the new graph answers for another task than the parent's graph, here, in any bit.
     """
-    session = open_session(update.parent.folder / "model.onnx", "CPUExecutionProvider", threads=0)
+    if variant not in update.parent.variants:
+        return golden
+    file = update.parent.variant(variant)["file"]
+    session = open_session(update.parent.folder / file, "CPUExecutionProvider", threads=0)
     theirs = golden_logits(session, tokenizer, update.parent.tasks, golden_texts(update))
     for task in update.untouched:
         ours, before = (np.asarray([row[task] for row in rows], np.float32) for rows in (golden, theirs))
-        check_equal(ours, before, task=task, what="golden row", where="model.onnx")
-    kept = [row["logits"] for row in update.parent.golden()]
+        check_equal(ours, before, task=task, what="golden row", where=file)
+    kept = [expected_logits(row, variant) for row in update.parent.golden()]
     names = [task.name for task in update.parent.tasks]
     return [
         {name: (new if name in update.retrained else old)[name] for name in names}
@@ -80,7 +85,8 @@ def check_taken_over(update: Update, folder: Path) -> None:
     Raises:
         ArtefactError: one has not, or is missing, or there is one that the parent lacks.
     """
-    ours, theirs = _kept(update, Bundle.open(folder).manifest), _kept(update, update.parent.manifest)
+    made = Bundle.open(folder)
+    ours, theirs = (_kept(update, side, beside=other) for side, other in ((made, update.parent), (update.parent, made)))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ArtefactError(
@@ -89,9 +95,13 @@ def check_taken_over(update: Update, folder: Path) -> None:
             )
 
 
-def _kept(update: Update, manifest: Any) -> dict[str, str]:
-    """Files and hashes of everything that belongs to no retrained task and not to the bundle as a whole."""
-    whole = {"model.onnx", "golden.json", "card.md"}
+def _kept(update: Update, bundle: Bundle, *, beside: Bundle) -> dict[str, str]:
+    """Files and hashes of everything that belongs to no retrained task and not to the bundle as a whole.
+
+    Variants that only one of the two bundles has are left out.
+    """
+    whole = {"golden.json", "card.md", *(str(bundle.variant(name)["file"]) for name in bundle.variants)}
+    whole |= {f"{bundle.variant(name)['file']}.data" for name in set(bundle.variants) - set(beside.variants)}
     changed = tuple(f"{room}/{task}/" for room in ("tasks", REFERENCE) for task in update.retrained)
-    files = manifest["files"].items()
+    files = bundle.manifest["files"].items()
     return {name: digest for name, digest in files if name not in whole and not name.startswith(changed)}

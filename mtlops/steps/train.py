@@ -214,8 +214,12 @@ def _run_stage(
     _warn_about_cls(params, backbone)
     if first:
         prepare_second_stage(backbone, first)
-    rows = partial(_splits, prepared=prepared, teacher=teacher, cache=cache, world=world)
-    splits = {task: rows(task, params, backbone=backbone) for task in params.tasks()}
+    texts = {task: _read(task, params, prepared=prepared) for task in params.tasks()}
+    _fill(backbone, [split for of_task in texts.values() for split in of_task.values()], world)
+    rows = partial(_rows, params=params, teacher=teacher, cache=cache)
+    splits = {task: {name: rows(task, split) for name, split in of.items()} for task, of in texts.items()}
+    if world.is_first:
+        backbone.cache.evict(limit_bytes=params.train.cache_gb * 1e9)
     num_rows = {task.name: len(split["train"].row_ids) for task, split in splits.items()}
     steps = batches_per_task(num_rows, params.train.batch_size, params.train.sampling_temperature)
     learners = {
@@ -298,28 +302,45 @@ def _pupils(params: Params) -> list[Task]:
     return [task for task in params.tasks() if wanted is None or task.name in wanted]
 
 
-def _splits(
-    task: Task, params: Params, *, prepared: Path, backbone: Backbone, teacher: Runtime | None, cache: Path,
-    world: World,
-) -> dict[str, Rows]:  # fmt: skip
-    """A task's rows to train and to validate on, in the trunk cache, with the teacher's logits where it has one."""
+@dataclass(frozen=True)
+class _Split:
+    """Rows of one split of one task as they were read, with copies where they are augmented."""
+
+    row_ids: list[str]
+    texts: list[str]
+    labels: NDArray[Any]
+
+
+def _read(task: Task, params: Params, *, prepared: Path) -> dict[str, _Split]:
+    """A task's rows to train and to validate on."""
     splits = {}
-    for split in ("train", "valid"):
-        table = read_split(prepared, task.name, split)
+    for name in ("train", "valid"):
+        table = read_split(prepared, task.name, name)
         row_ids, texts = table["row_id"].to_pylist(), table["text"].to_pylist()
         labels = task.encode(table["label"].to_pylist())
-        if split == "train" and params.train.augmentation.copies:
+        if name == "train" and params.train.augmentation.copies:
             copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
             row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
-        if world.size > 1:
-            backbone.fill(world.share(row_ids), world.share(texts))
-            world.wait()
-            backbone.cache.refresh()
-        backbone.fill(row_ids, texts)
-        splits[split] = Rows(row_ids, labels)
-        if teacher is not None and task in _pupils(params):
-            splits[split].teacher = teacher_logits(teacher, task.name, row_ids, texts, cache=cache)
+        splits[name] = _Split(row_ids, texts, labels)
     return splits
+
+
+def _fill(backbone: Backbone, splits: Sequence[_Split], world: World) -> None:
+    """Puts all rows into the trunk cache in one go: each call would leave batches of each length half empty."""
+    texts = {row_id: text for split in splits for row_id, text in zip(split.row_ids, split.texts, strict=True)}
+    if world.size > 1:
+        backbone.fill(world.share(list(texts)), world.share(list(texts.values())))
+        world.wait()
+        backbone.cache.refresh()
+    backbone.fill(list(texts), list(texts.values()))
+
+
+def _rows(task: Task, split: _Split, *, params: Params, teacher: Runtime | None, cache: Path) -> Rows:
+    """Rows as a learner takes them, with the teacher's logits where it has one."""
+    rows = Rows(split.row_ids, split.labels)
+    if teacher is not None and task in _pupils(params):
+        rows.teacher = teacher_logits(teacher, task.name, split.row_ids, split.texts, cache=cache)
+    return rows
 
 
 def _learner(

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ def _fit(
         )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
-            stop = _take(step, active, backbone, world=world, stop=preemption.is_asked)
+            stop = _take(step, active, backbone, train=train, world=world, stop=preemption.is_asked)
             clock.tick(step.rows, learners, epoch=epoch)
             if (clock.checkpoint_is_due() or stop) and world.is_first:
                 checkpoint.save(learners, Position(epoch, number))
@@ -106,60 +106,115 @@ def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int, world: Wor
     )  # fmt: skip
 
 
-def _take(step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, world: World, stop: bool) -> bool:
+def _take(
+    step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, world: World, stop: bool
+) -> bool:
     """One step of several tasks, each on its own loss, over all processes; returns whether one was asked to stop."""
     before = {task: running(learners[task]) for task in step.rows}
-    _pass(step, learners, backbone, world)
+    add_gradients(step, learners, backbone, train=train, world=world)
     stop = world.add_up({task: learners[task] for task in step.rows}, before, stop=stop)
     for task in sorted(step.rows):
         learners[task].step()
     return stop
 
 
-def _pass(step: Step, learners: Mapping[str, Learner], backbone: Backbone, world: World) -> None:
-    """One forward and backward pass for this process's share of the rows."""
-    rows = {task: world.share(of_task) for task, of_task in step.rows.items()}
-    tasks = [task for task in sorted(rows) if len(rows[task])]
-    if not tasks:
-        return
+def add_gradients(
+    step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, world: World = ALONE
+) -> None:
+    """Adds the gradients of this process's share of a step's rows to the learners' tensors, a pass at a time."""
+    shares = {task: world.share(step.rows[task]) for task in sorted(step.rows)}
+    for part in parts({task: len(rows) for task, rows in shares.items()}, most=train.rows_per_pass):
+        with torch.autocast(backbone.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+            loss = _loss(_Pass(step, part, learners, backbone, world), recompute=train.recompute)
+        loss.backward()
+
+
+def parts(num_rows: Mapping[str, int], *, most: int) -> Iterator[dict[str, slice]]:
+    """Yields which of each task's rows pass together: at most so many of all tasks, 0 for all at once."""
+    part: dict[str, slice] = {}
+    room = most or sum(num_rows.values())
+    for task, num in num_rows.items():
+        start = 0
+        while start < num:
+            end = min(num, start + room)
+            part[task] = slice(start, end)
+            room -= end - start
+            start = end
+            if not room:
+                yield part
+                part, room = {}, most
+    if part:
+        yield part
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward and backward pass: which rows of this process's share of a step go through the model."""
+
+    step: Step
+    part: Mapping[str, slice]
+    learners: Mapping[str, Learner]
+    backbone: Backbone
+    world: World
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.part)
+
+    def rows(self, task: str) -> Rows:
+        """The positions of its rows of a task, among the task's training rows."""
+        return self.world.share(self.step.rows[task])[self.part[task]]
+
+    def whole(self, task: str) -> int:
+        """How many rows of a task the whole step holds, over all passes and processes."""
+        return len(self.step.rows[task])
+
+    def taken(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """What belongs to its rows of something that each task has for all rows of the step."""
+        found = [self.world.share(masks[task])[self.part[task]] for task in self.tasks]
+        return torch.cat(found).to(self.backbone.device)
+
+
+def _loss(one: _Pass, *, recompute: bool) -> Tensor:
+    """The sum of the tasks' losses, each a mean over the whole step's rows."""
+    backbone, learners, tasks = one.backbone, one.learners, one.tasks
+    rows = {task: one.rows(task) for task in tasks}
     row_ids = [learners[task].train.row_ids[i] for task in tasks for i in rows[task]]
     counts = [len(rows[task]) for task in tasks]
-    wholes = [len(step.rows[task]) for task in tasks]
     adapter = backbone.pairs.adapter
     bank = multitask.stack([adapter.bank(learners[task].tensors, training=True) for task in tasks])
     if len(tasks) > 1:
         position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
         bank = multitask.pick(bank, position_P)
-    bank |= _noise(tasks, wholes, learners, backbone, world)
+    bank |= _noise(one)
     penalties: list[Tensor] = []
-    pooled_PH = backbone.pairs(*backbone.batch(row_ids), bank, skipped=step.skipped, penalties=penalties)
-    logits = multitask.logits(pooled_PH * _dropout(tasks, wholes, learners, backbone, world), bank)
+    pooled_PH = backbone.pairs(
+        *backbone.batch(row_ids), bank, skipped=one.step.skipped, penalties=penalties, recompute=recompute
+    )
+    logits = multitask.logits(pooled_PH * _dropout(one), bank).float()
     losses = []
-    for task, part, whole in zip(tasks, logits.split(counts), wholes, strict=True):
+    for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]
         loss = learner.loss(part[:, : learner.task.num_outputs], rows[task])
-        losses.append(loss * (len(part) / whole))
+        losses.append(loss * (len(part) / one.whole(task)))
     for penalty_P in penalties:
-        losses += [part.sum() / whole for part, whole in zip(penalty_P.split(counts), wholes, strict=True)]
-    torch.stack(losses).sum().backward()
+        losses += [
+            part.sum() / one.whole(task) for task, part in zip(tasks, penalty_P.float().split(counts), strict=True)
+        ]
+    return torch.stack(losses).sum()
 
 
-def _noise(
-    tasks: list[str], wholes: list[int], learners: Mapping[str, Learner], backbone: Backbone, world: World
-) -> dict[str, Tensor]:
-    parts = [
-        backbone.pairs.adapter.noise(whole, learners[task].generator("noise"))
-        for task, whole in zip(tasks, wholes, strict=True)
-    ]
-    return {name: torch.cat([world.share(part[name]) for part in parts]).to(backbone.device) for name in parts[0]}
+def _noise(one: _Pass) -> dict[str, Tensor]:
+    adapter = one.backbone.pairs.adapter
+    drawn = {task: adapter.noise(one.whole(task), one.learners[task].generator("noise")) for task in one.tasks}
+    return {
+        name: one.taken({task: of_task[name] for task, of_task in drawn.items()}) for name in drawn[one.tasks[0]]
+    }  # fmt: skip
 
 
-def _dropout(
-    tasks: list[str], wholes: list[int], learners: Mapping[str, Learner], backbone: Backbone, world: World
-) -> Tensor:
-    share, hidden = backbone.pairs.params.head_dropout, backbone.pairs.hidden
-    masks = [learners[task].dropout(whole, hidden, share) for task, whole in zip(tasks, wholes, strict=True)]
-    return torch.cat([world.share(mask) for mask in masks]).to(backbone.device)
+def _dropout(one: _Pass) -> Tensor:
+    share, hidden = one.backbone.pairs.params.head_dropout, one.backbone.pairs.hidden
+    return one.taken({task: one.learners[task].dropout(one.whole(task), hidden, share) for task in one.tasks})
 
 
 def lengths(learners: Mapping[str, Learner], backbone: Backbone) -> dict[str, NDArray[np.int64]]:

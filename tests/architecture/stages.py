@@ -85,4 +85,5 @@ def _sections_read_by(module: str) -> set[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params":
             sections |= {node.attr} & set(Params.model_fields)
             sections |= {"suite"} if node.attr in ("tasks", "inputs") else set()
-    return sections
+    filled = {section for preset in catalog.PRESETS.values() for section in preset.settings}
+    return sections | ({"preset"} if sections & filled else set())

@@ -12,16 +12,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Generator
 
 from mtlops.bundle import Bundle
 from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import pad
 from mtlops.registry import Registry
-from mtlops.serving import bank
 from mtlops.serving.runtime import Runtime, embed, open_session, run
 from tests.benchmarks.page import machine, table, write_part
 from tests.serving.processes import Server, serving
@@ -38,16 +39,20 @@ def main() -> None:
     """Measures, and writes the part `serving` of docs/benchmarks.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", type=Path, default=Path(), help="a project in which every step has run")
+    parser.add_argument("--only", choices=["model", "server"], help="measure this alone, and write nothing")
     parser.add_argument("--bundle", type=Path, help="default: models/candidate of the suite")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle or options.suite / "models/candidate")
     texts = _texts(options.suite / "data/prepared", bundle)
+    if options.only:
+        print("\n".join(model(options.suite, bundle, texts) if options.only == "model" else server(bundle, texts)))
+        return
     lines = [
         "## Serving",
         "",
         "`OMP_NUM_THREADS=1 python -m tests.benchmarks.serving --suite .`",
         f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
-        f"{_median_tokens(bundle, texts):.0f} tokens. Adapters begin in layer {_depth(bundle)} of {_layers(bundle)}.",
+        f"{_median_tokens(bundle, texts):.0f} tokens; the encoder has {_layers(bundle)} layers.",
         f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
         "tests' tiny model, and without its passes.",
         "",
@@ -60,41 +65,53 @@ def main() -> None:
 
 
 def model(suite: Path, bundle: Bundle, texts: Sequence[str]) -> list[str]:
-    """All tasks in one graph against a session a task and against the bare encoder."""
-    with tempfile.TemporaryDirectory() as folder:
-        one_task = _export_one_task(suite, Path(folder))
-        sessions = [open_session(one_task, "CPUExecutionProvider", threads=1) for _ in bundle.tasks]
-        runtime = Runtime(bundle, threads=1)
-        banks = [bank.stack([served.tensors]) for served in runtime.served]
-        rows: list[list[object]] = []
-        for size in (1, 8):
-            batches = _batches(runtime, texts, size)
+    """All tasks in one graph against a session a task and against the bare encoder, in float and in integers."""
+    runtime, rows = Runtime(bundle, threads=1), []
+    for drop in dict.fromkeys((_layers(bundle) - 2, _depth(bundle), 0)):
+        with tempfile.TemporaryDirectory() as folder:
+            graphs = _write_graphs(suite, Path(folder), drop=drop, calibration=_batches(runtime, texts, 1)[::2])
+            for size in (1, 8):
+                contestants = _contestants(graphs, _batches(runtime, texts, size), num_tasks=len(bundle.tasks))
+                rows += [[drop, *row] for row in _compare(contestants, size=size, num_texts=len(texts))]
+    return [
+        "### The model",
+        "",
+        "The same graph as the bundle's, with fresh adapters, none in the lowest layers. A session a task has",
+        "one task's adapters alone, the trunk cut and the last layer pooled as in the graph of all tasks.",
+        "",
+        *table(["layers without", "rows", "what", "CPU ms a text", "CPU of the fp32 sessions over its own"], rows),
+    ]
 
-            def each_alone(batches: list[Any] = batches) -> None:
-                for batch in batches:
-                    for session, own in zip(sessions, banks, strict=True):
-                        run(session, *batch, [0], bank=own)
 
-            def together(batches: list[Any] = batches) -> None:
-                for batch in batches:
-                    run(runtime.session, *batch, range(len(bundle.tasks)), bank=runtime.bank)
+def _contestants(
+    graphs: Mapping[str, Path], batches: Sequence[Any], *, num_tasks: int
+) -> dict[str, Callable[[], None]]:
+    """Work on all batches, by what does it."""
 
-            def one(batches: list[Any] = batches) -> None:
-                for batch in batches:
-                    run(runtime.session, *batch, [0], bank=runtime.bank)
+    def opened(name: str) -> Any:
+        return open_session(graphs[name], "CPUExecutionProvider", threads=1)
 
-            def encoder(batches: list[Any] = batches) -> None:
-                for batch in batches:
-                    embed(runtime.session, *batch)
+    def alone(sessions: Sequence[Any]) -> None:
+        for batch in batches:
+            for session in sessions:
+                run(session, *batch, [0])
 
-            contestants = {
-                f"{len(bundle.tasks)} sessions, one a task": each_alone,
-                f"one graph, {len(bundle.tasks)} tasks": together,
-                "one graph, one task": one,
-                "the bare encoder": encoder,
-            }
-            rows += _compare(contestants, size=size, num_texts=len(texts))
-    return ["### The model", "", *table(["rows", "what", "CPU ms a text", "CPU of the sessions over its own"], rows)]
+    def together(session: Any, positions: Sequence[int]) -> None:
+        for batch in batches:
+            run(session, *batch, positions)
+
+    def encoder(session: Any) -> None:
+        for batch in batches:
+            embed(session, *batch)
+
+    found: dict[str, Callable[[], None]] = {}
+    for number in ("fp32", "int8"):
+        sessions, session = [opened(f"one.{number}") for _ in range(num_tasks)], opened(f"all.{number}")
+        found[f"{number}: {num_tasks} sessions, one a task"] = partial(alone, sessions)
+        found[f"{number}: one graph, {num_tasks} tasks"] = partial(together, session, range(num_tasks))
+        found[f"{number}: one graph, one task"] = partial(together, session, [0])
+        found[f"{number}: the bare encoder"] = partial(encoder, session)
+    return found
 
 
 def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
@@ -183,17 +200,31 @@ def _swaps(running: Server, registry: Registry, ids: Sequence[str]) -> float:
     return 1000 * total / running.metric("mtlops_swap_duration_seconds_count")
 
 
-def _export_one_task(suite: Path, folder: Path) -> Path:
+def _write_graphs(suite: Path, folder: Path, *, drop: int, calibration: Sequence[Any]) -> dict[str, Path]:
+    """Writes the graph of all tasks and that of one, in float and in integers; returns their files by name."""
     from mtlops.export.graph import PairsGraph, write_onnx
+    from mtlops.export.quantisation import write_static
     from mtlops.model.encoders import load_trunk
     from mtlops.model.multitask import PairModel
     from mtlops.model.trained import load_model
 
     model, trunk = load_model(suite / "models/trained"), load_trunk(suite / "data/encoder")
-    tensors = model.tensors[model.tasks[0].name]
-    graph = PairsGraph(trunk, PairModel(trunk, model.model), tasks=[tensors], embedding="cut")
-    write_onnx(graph, folder / "one.onnx", opset=20)
-    return folder / "one.onnx"
+    pairs = PairModel(trunk, model.model.model_copy(update={"adapter_drop": drop}))
+    fresh = [pairs.adapter.bank(pairs.init(task, Generator().manual_seed(0)), training=False) for task in model.tasks]
+    found = {}
+    for name, tensors in (("all", fresh), ("one", fresh[:1])):
+        found |= {f"{name}.{number}": folder / f"{name}.{number}.onnx" for number in ("fp32", "int8")}
+        write_onnx(PairsGraph(trunk, pairs, tasks=tensors, embedding="last"), found[f"{name}.fp32"], opset=20)
+        positions = np.arange(len(tensors), dtype=np.int64)
+        passes = (
+            {
+                "input_ids": ids, "attention_mask": mask, "pair_row": np.zeros_like(positions),
+                "pair_task": positions, "embed_row": np.zeros(1, np.int64),
+            }
+            for ids, mask in calibration
+        )  # fmt: skip
+        write_static(found[f"{name}.fp32"], found[f"{name}.int8"], passes=passes)
+    return found
 
 
 def _texts(prepared: Path, bundle: Bundle) -> list[str]:

@@ -16,7 +16,7 @@ def predictor(finished: Workspace) -> Predictor:
 
 
 def _cached(finished: Workspace) -> set[str]:
-    files = (finished.root / "data/cache").glob("trunk-*/*.json")
+    files = (finished.root / "data/cache").glob("trunk-*/**/*.json")
     return {row_id for file in files for row_id, _ in json.loads(file.read_text(encoding="utf-8"))["rows"]}
 
 

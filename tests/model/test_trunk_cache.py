@@ -22,10 +22,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_encoder(tmp_path_factory.mktemp("encoder"), hidden=32)
 
 
-def _cache(encoder: Path, folder: Path) -> TrunkCache:
+def _cache(encoder: Path, folder: Path, *, depth: int = 1, precision: str = "float32") -> TrunkCache:
     trunk, tokenizer = load_trunk(encoder), Tokenizer(encoder / "tokenizer.json", max_tokens=16)
-    pairs = PairModel(trunk, Model(adapter_drop=1))
-    return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x")
+    pairs = PairModel(trunk, Model(adapter_drop=depth))
+    return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x", precision=precision)
 
 
 def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
@@ -86,3 +86,40 @@ def test_values_without_index_do_not_count(encoder: Path, tmp_path: Path) -> Non
     again = _cache(encoder, tmp_path)
     again.fill(ROW_IDS, TEXTS)
     assert again.rows_computed == len(ROW_IDS)
+
+
+def test_pooled_vectors_are_computed_when_asked_for_and_kept(encoder: Path, tmp_path: Path) -> None:
+    cache = _cache(encoder, tmp_path)
+    cache.fill(ROW_IDS, TEXTS)
+    assert not (cache.folder / "pooled").exists()
+    expected = cache.pooled(ROW_IDS[:9])
+    again = _cache(encoder, tmp_path)
+    again.fill(ROW_IDS, TEXTS)
+    files = {path: path.stat().st_mtime_ns for path in (cache.folder / "pooled").iterdir()}
+    assert (again.pooled(ROW_IDS[4:9]) == expected[4:]).all()
+    assert {path: path.stat().st_mtime_ns for path in (cache.folder / "pooled").iterdir()} == files
+    assert (again.pooled(ROW_IDS)[:9] == expected).all(), "a vector depends on its row alone"
+
+
+def test_float16_is_a_cache_of_its_own_with_near_values(encoder: Path, tmp_path: Path) -> None:
+    whole, half = _cache(encoder, tmp_path), _cache(encoder, tmp_path, precision="float16")
+    assert whole.folder != half.folder
+    whole.fill(ROW_IDS, TEXTS)
+    half.fill(ROW_IDS, TEXTS)
+    ours, theirs = half.batch(ROW_IDS)[0], whole.batch(ROW_IDS)[0]
+    assert ours.dtype == torch.float32 and not torch.equal(ours, theirs)
+    assert torch.allclose(ours, theirs, rtol=2**-10, atol=1e-4)
+
+
+def test_eviction_keeps_what_this_run_asked_for_and_the_rest_is_computed_again(encoder: Path, tmp_path: Path) -> None:
+    old = _cache(encoder, tmp_path, depth=0)
+    old.fill(ROW_IDS, TEXTS)
+    old.pooled(ROW_IDS)
+    expected = old.batch(ROW_IDS)[0].clone()
+    ours = _cache(encoder, tmp_path)
+    ours.fill(ROW_IDS[:20], TEXTS[:20])
+    assert ours.evict(limit_bytes=0) > 0
+    assert not list(old.folder.rglob("*.json")) and list(ours.folder.glob("*.json"))
+    again = _cache(encoder, tmp_path, depth=0)
+    again.fill(ROW_IDS, TEXTS)
+    assert again.rows_computed == len(ROW_IDS) and torch.equal(again.batch(ROW_IDS)[0], expected)

@@ -10,7 +10,8 @@ import pytest
 
 from mtlops.bundle import Bundle
 from mtlops.prediction_log import FEEDBACK_SCHEMA, PREDICTION_SCHEMA
-from mtlops.serving.log import Feedback, PredictionLog, Record, Settings
+from mtlops.serving.log import PredictionLog, Settings
+from mtlops.serving.log_rows import Feedback, Record
 from mtlops.serving.runtime import Runtime
 from tests.tiny_suite import Workspace
 

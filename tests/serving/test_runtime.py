@@ -15,7 +15,7 @@ from mtlops.decoding import decode
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
-from mtlops.serving.runtime import Runtime, describe
+from mtlops.serving.runtime import PAIRS, Runtime, describe
 from mtlops.steps.export import export
 from mtlops.steps.profiles import Profiler
 from tests.serving.variants import retrained
@@ -121,6 +121,20 @@ def test_a_text_s_answer_does_not_depend_on_its_batch(runtime: Runtime) -> None:
     together = runtime.predict(TEXTS)["topic"].probabilities
     alone = [runtime.predict([text])["topic"].probabilities[0] for text in TEXTS]
     assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_many_pairs_are_several_passes_with_the_same_answers(runtime: Runtime) -> None:
+    ids = runtime.tokenizer.ids(["a film", "the law & the court of the space", "phone", "a"])
+    random = np.random.default_rng(0)
+    rows, tasks = random.integers(len(ids), size=3 * PAIRS + 5), random.integers(len(runtime.tasks), size=3 * PAIRS + 5)
+    logits, embeddings = runtime.compute(ids, rows.tolist(), tasks.tolist(), embed_row=[2, 0])
+    for pair, (row, task) in enumerate(zip(rows, tasks, strict=True)):
+        (alone,), _ = runtime.compute([ids[row]], [0], [int(task)])
+        np.testing.assert_allclose(logits[pair], alone, atol=1e-5)
+    for vector, row in zip(embeddings, (2, 0), strict=True):
+        np.testing.assert_allclose(vector, runtime.compute([ids[row]], (), (), embed_row=[0])[1][0], atol=1e-5)
+    logits, embeddings = runtime.compute(ids, rows.tolist(), tasks.tolist())
+    assert len(logits) == len(rows) and len(embeddings) == 0
 
 
 def test_empty_text_is_a_text(runtime: Runtime) -> None:

@@ -1,5 +1,6 @@
 """The server as its clients see it: a real process, NVIDIA's clients, malformed requests, stopping."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -214,6 +215,33 @@ def test_a_taken_port_and_a_missing_bundle_are_one_line(finished: Workspace, tmp
             done = subprocess.run([*command, "--grpc-port", "0", *options], capture_output=True, text=True, check=False)
             assert done.returncode == code, done.stderr
             assert done.stderr.count("\n") == 1 and reason in done.stderr
+
+
+def test_a_request_that_does_not_arrive_is_cut_off(finished: Workspace, tmp_path: Path) -> None:
+    head = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 20\r\n"
+    body = json.dumps({"text": TEXTS}).encode()
+    with serving(tmp_path, "--bundle", str(finished.bundle), "--read-seconds", "1") as server:
+
+        def send(*parts: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", server.ports["rest"])) as client:
+                with contextlib.suppress(BrokenPipeError):  # cut off while it still sends
+                    for part in parts:
+                        client.sendall(part)
+                        time.sleep(0.3)
+                client.settimeout(20)
+                return b"".join(iter(lambda: client.recv(65536), b""))
+
+        assert send(b"").startswith(b"HTTP/1.1 408 ")
+        assert send(b"POST /pre").startswith(b"HTTP/1.1 408 ")
+        drops = [b"x-%d: a\r\n" % number for number in range(5)]
+        assert send(head, *drops).startswith(b"HTTP/1.1 408 ")  # a byte now and then does not help
+        assert send(head + b"\r\n", body[:3]) == b""  # an answer was due already: the connection ends
+        assert send(head + b"x: " + b"a" * 70_000).startswith(b"HTTP/1.1 431 ")
+        whole = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        last = whole.replace(b"host:", b"connection: close\r\nhost:")
+        answers = send(whole[:9], whole[9:], whole, last)  # as slowly, but whole; the last one 0.9 s after the first
+        assert answers.count(b"HTTP/1.1 200 ") == 3
+        assert server.get("/v2/health/ready")[0] == 200
 
 
 def test_a_token_is_asked_for_everywhere_but_for_health(finished: Workspace, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_robustness_is_measured_on_the_asked_rows(content: dict[str, Any]) -> No
 def test_perturbed_texts_do_not_enter_the_trunk_cache(project: Path, content: dict[str, Any]) -> None:
     rows = {
         row_id
-        for index in (project / "cache").glob("trunk-*/*.json")
+        for index in (project / "cache").glob("trunk-*/**/*.json")
         for row_id, _ in json.loads(index.read_text())["rows"]
     }
     splits = {

@@ -1,0 +1,253 @@
+"""Variants of an exported graph: written, judged by each task's metric on its test rows, kept or left out."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlops import catalog
+from mtlops.data.prepared import read_split
+from mtlops.data.tokenisation import Tokenizer, pad
+from mtlops.decoding import decode
+from mtlops.errors import ArtefactError
+from mtlops.export.graph import structure
+from mtlops.model.trained import TrainedModel
+from mtlops.params import Params
+from mtlops.serving.runtime import GOLDEN_TOLERANCE, golden_logits, open_session, run, task_logits
+from mtlops.steps.taking_over import Golden, keep_golden
+from mtlops.steps.updates import Update
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+logger = logging.getLogger(__name__)
+
+_CPU = "CPUExecutionProvider"
+_MARGIN = 2.0
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What became of the variants that params.yaml asks for.
+
+    Attributes:
+        facts: for the manifest, of those that were kept.
+        golden: their expected logits, for each golden text, by task.
+        report: for the export report, of all.
+    """
+
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    golden: dict[str, Golden] = field(default_factory=dict)
+    report: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows on which a task is judged: `test`, or the test rows of an update's window.
+
+    `expected` is the primary metric of PyTorch's model there; None where nobody has measured it.
+    """
+
+    task: int
+    name: str
+    texts: list[str]
+    labels: NDArray[Any]
+    expected: float | None
+
+
+class VariantMaker:
+    """Makes the variants of one bundle.
+
+    Args:
+        params: of the suite.
+        folder: of the bundle, with `model.onnx`.
+        model: the trained model.
+        tokenizer: of the encoder.
+        prepared: folder of prepared splits.
+        judged: content of evaluation.json.
+        update: what is updated, if anything.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        folder: Path,
+        *,
+        model: TrainedModel,
+        tokenizer: Tokenizer,
+        prepared: Path,
+        judged: Mapping[str, Any],
+        update: Update | None,
+    ) -> None:
+        self._params, self._folder, self._model, self._tokenizer = params, folder, model, tokenizer
+        self._prepared, self._judged, self._update = prepared, judged, update
+
+    def make(self, texts: Sequence[str]) -> Variants:
+        """Returns what became of them; `texts` are the golden ones.
+
+        Raises:
+            ArtefactError: one is not good enough and `export.variant_failure` is `fail`; or it answers for a task that
+                an update was not to change otherwise than the parent's.
+        """
+        found = Variants()
+        for name in self._params.export.variants:
+            path = self._folder / f"model.{name}.onnx"
+            started = time.process_time()
+            catalog.load(catalog.VARIANTS[name].code)(
+                self._folder / "model.onnx", path, passes=self._passes(), like=self._like(name)
+            )
+            session = open_session(path, _CPU, threads=0)
+            tasks = self._measure(name, session)
+            reasons = self._reasons(tasks)
+            found.report[name] = {"kept": not reasons, "reasons": reasons, "tasks": tasks}
+            if reasons:
+                self._refuse(name, reasons)
+                continue
+            self._keep(name, session, texts, tasks=tasks, found=found)
+            logger.info("variant=%s kept cpu_seconds=%.1f", name, time.process_time() - started)
+        return found
+
+    def _keep(
+        self,
+        name: str,
+        session: "onnxruntime.InferenceSession",
+        texts: Sequence[str],
+        *,
+        tasks: Mapping[str, Any],
+        found: Variants,
+    ) -> None:
+        path = self._folder / f"model.{name}.onnx"
+        golden = golden_logits(session, self._tokenizer, self._model.tasks, texts)
+        files = (path, path.with_name(f"{path.name}.data"))
+        facts = {
+            "file": path.name,
+            "bytes": sum(file.stat().st_size for file in files if file.exists()),
+            "structure": structure(path),
+            "batch_invariant": is_batch_invariant(session, self._tokenizer, texts, num_tasks=len(self._model.tasks)),
+            "golden_tolerance": self._tolerance(path, texts, golden),
+            "tasks": tasks,
+        }
+        found.facts[name] = facts
+        found.report[name] |= {k: v for k, v in facts.items() if k != "tasks"}
+        found.golden[name] = (
+            keep_golden(self._update, golden, self._tokenizer, variant=name) if self._update else golden
+        )
+
+    def _refuse(self, name: str, reasons: Sequence[str]) -> None:
+        path = self._folder / f"model.{name}.onnx"
+        for file in (path, path.with_name(f"{path.name}.data")):
+            file.unlink(missing_ok=True)
+        said = f"export.variants: {name} is not good enough: {' '.join(reasons)}"
+        if self._params.export.variant_failure == "fail":
+            raise ArtefactError(f"{said} Nothing was exported: leave it out, or raise export.variant_loss.")
+        logger.warning("%s The bundle is written without it.", said)
+
+    def _like(self, name: str) -> Path | None:
+        """The parent's file of a variant."""
+        if self._update is None or name not in self._update.parent.variants:
+            return None
+        return self._update.parent.folder / str(self._update.parent.variant(name)["file"])
+
+    def _passes(self) -> Iterator[dict[str, NDArray[np.int64]]]:
+        """Validation rows of every task, one a pass, each asked for all tasks and its embedding."""
+        num_tasks = len(self._model.tasks)
+        for task in self._model.tasks:
+            texts = read_split(self._prepared, task.name, "valid")["text"].to_pylist()
+            wanted = np.unique(np.linspace(0, len(texts) - 1, self._params.export.calibration_rows).astype(np.int64))
+            for ids in self._tokenizer.ids([texts[i] for i in wanted]):
+                input_ids, mask = pad([ids], pad_id=self._tokenizer.pad_id)
+                yield {
+                    "input_ids": input_ids,
+                    "attention_mask": mask,
+                    "pair_row": np.zeros(num_tasks, np.int64),
+                    "pair_task": np.arange(num_tasks, dtype=np.int64),
+                    "embed_row": np.zeros(1, np.int64),
+                }
+
+    def _measure(self, name: str, session: "onnxruntime.InferenceSession") -> dict[str, dict[str, Any]]:
+        """By task and kind of rows: the variant's metric, and that of fp32."""
+        tasks: dict[str, dict[str, Any]] = {}
+        taken = self._update.untouched if self._update is not None and self._like(name) is not None else []
+        for task in self._model.tasks:
+            if task.name in taken:
+                assert self._update is not None
+                tasks[task.name] = dict(self._update.parent.variant(name)["tasks"][task.name])
+                continue
+            tasks[task.name] = {}
+            for rows in self._rows(task.name):
+                expected = rows.expected
+                if expected is None:
+                    full = open_session(self._folder / "model.onnx", _CPU, threads=0)
+                    expected = self._metric(full, rows)
+                tasks[task.name][rows.name] = {
+                    "metric": catalog.KINDS[task.kind].primary,
+                    "rows": len(rows.texts),
+                    "fp32": expected,
+                    "value": round(self._metric(session, rows), _DIGITS),
+                }
+        return tasks
+
+    def _rows(self, name: str) -> list[_Rows]:
+        """The rows that evaluation.json judged a task on; of a task that it does not know, all test rows."""
+        judged = self._judged["tasks"].get(name)
+        if self._update is None or judged is None:
+            return [self._read(name, "test", self._prepared, judged)]
+        found = [self._read(name, "test", self._update.mixed.known, judged)]
+        if window := judged.get("window"):
+            found.append(self._read(name, "window", self._update.mixed.window, {**judged, **window}))
+        return found
+
+    def _read(self, name: str, kind: str, folder: Path, judged: Mapping[str, Any] | None) -> _Rows:
+        position, task = next((i, task) for i, task in enumerate(self._model.tasks) if task.name == name)
+        table = read_split(folder, name, "test")
+        expected = None if judged is None else float(judged["metrics"][judged["primary"]]["value"])
+        texts, labels = (table[column].to_pylist() for column in ("text", "label"))
+        return _Rows(position, kind, texts, task.encode(labels), expected)
+
+    def _metric(self, session: "onnxruntime.InferenceSession", rows: _Rows) -> float:
+        task = self._model.tasks[rows.task]
+        logits = task_logits(session, self._tokenizer, self._model.tasks, rows.texts, position=rows.task)
+        kind, outputs = catalog.KINDS[task.kind], decode(task, logits, self._model.calibrations[task.name])
+        return float(catalog.load(kind.metrics)(task, rows.labels, outputs)[kind.primary])
+
+    def _reasons(self, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """What keeps a variant out, a sentence for each task that loses too much."""
+        allowed = self._params.export.variant_loss
+        return [
+            f"Task {task}: {rows['metric']} {rows['value']:.3f}, fp32 has {rows['fp32']:.3f} on {rows['rows']} rows; "
+            f"{allowed:g} may be lost (export.variant_loss)."
+            for task, kinds in tasks.items()
+            for rows in kinds.values()
+            if not rows["fp32"] - rows["value"] <= allowed
+        ]
+
+    def _tolerance(self, path: Path, texts: Sequence[str], golden: Golden) -> float:
+        """How far golden logits may be off on another machine.
+
+        Rounded values jump where float ones differ in their last bits. How far shows a run whose float nodes are
+        computed in another order: unoptimised, as they stand in the graph.
+        """
+        plain = open_session(path, _CPU, threads=0, optimised=False)
+        other = golden_logits(plain, self._tokenizer, self._model.tasks, texts)
+        largest = max(
+            float(np.abs(np.subtract(a[task], b[task])).max()) for a, b in zip(golden, other, strict=True) for task in a
+        )
+        return round(max(GOLDEN_TOLERANCE, _MARGIN * largest), _DIGITS)
+
+
+def is_batch_invariant(
+    session: "onnxruntime.InferenceSession", tokenizer: Tokenizer, texts: Sequence[str], *, num_tasks: int
+) -> bool:
+    """Returns whether each text has the same logits to the bit alone, and among all others, padded to the longest."""
+    together = run(session, *pad(tokenizer.ids(texts), pad_id=tokenizer.pad_id), range(num_tasks))
+    for row, text in enumerate(texts):
+        alone = run(session, *pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id), range(num_tasks))
+        if alone[:, 0].tobytes() != together[:, row].tobytes():
+            return False
+    return True
