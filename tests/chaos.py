@@ -208,11 +208,13 @@ def _judge(
     missing = [moment for key, moment in client.answered.items() if key not in kept]
     within = [m for m in missing if any(0 <= death - m <= FLUSH_SECONDS + SLACK_SECONDS for death in deaths)]
     ended.lost = len(within), len(missing) - len(within)
+    late = [min((death - m for death in deaths if death >= m), default=-1.0) for m in set(missing) - set(within)]
+    ages = ", ".join(f"{age:.1f}" for age in sorted(late))
     claims = {
         f"{ended.promotions} promotions": ended.promotions == 1,
         f"requests {ended.statuses}": ended.statuses == ["PROMOTE"],
         f"{ended.failed} requests failed while the server was there": ended.failed == 0,
-        f"{ended.lost[1]} rows lost beyond the bound": ended.lost[1] == 0,
+        f"{ended.lost[1]} rows lost beyond the bound, answered {ages} s before a kill": ended.lost[1] == 0,
         "a lease is left": not list((folder / "registry").glob("retraining/*")) or not ended.promotions,
         f"files of the log set aside: {_set_aside(folder)}": not _set_aside(folder),
     }
