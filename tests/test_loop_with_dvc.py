@@ -27,7 +27,7 @@ def test_a_commit_reproduces_the_updated_bundle(clone: Clone, tmp_path: Path) ->
     project.run(".venv/bin/dvc", "add", "--quiet", "data/windows/shift")
     (folder / "shift.jsonl").unlink()
     set_value(params, "data:\n", "data:\n  labelled: [data/windows/shift]\n")
-    set_value(params, "retrain: {}\n", f"retrain: {{tasks: [topic], parent: {parent}}}\n")
+    set_value(params, "retrain: {}\n", f"retrain:\n  tasks: [topic]\n  parent: '{parent}'\n")
     for override in ENOUGH:
         section, _, value = override.partition(".")
         key, _, value = value.partition("=")
