@@ -424,7 +424,7 @@ class Export(_Section):
     variant_failure: Literal["leave-out", "fail"] = "leave-out"
     """What becomes of a variant that loses more: the bundle is written without it and the report says why, or nothing
     is written."""
-    calibration_rows: int = Field(32, ge=1)
+    calibration_rows: int = Field(64, ge=1)
     """Validation rows of each task, evenly spread, from which `int8` takes its ranges; an update keeps its parent's."""
 
     @model_validator(mode="after")
