@@ -63,12 +63,11 @@ def _variants(variants: Mapping[str, Any]) -> Iterator[Markup]:
             name, size(found["bytes"]) if "bytes" in found else "left out",
             {True: "same bits", False: "differs"}.get(found.get("batch_invariant"), ""),
             *(number(found["latency_ms"][batch]) if "latency_ms" in found else "" for batch in ("batch_1", "batch_8")),
-            f"{task}{'' if kind == 'test' else ', window'}", part["rows"], part["metric"],
-            number(part["fp32"]), number(part["value"]),
+            task, part["test"]["rows"], part["test"]["metric"],
+            number(part["test"]["fp32"]), number(part["test"]["value"]),
         ]
         for name, found in variants.items()
-        for task, kinds in found["tasks"].items()
-        for kind, part in kinds.items()
+        for task, part in found["tasks"].items()
     ]  # fmt: skip
     yield section("Variants of the graph", table(header, rows))
 

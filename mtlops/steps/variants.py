@@ -49,13 +49,12 @@ class Variants:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows on which a task is judged: `test`, or the test rows of an update's window.
+    """Rows on which a task is judged.
 
     `expected` is the primary metric of PyTorch's model there; None where nobody has measured it.
     """
 
     task: int
-    name: str
     texts: list[str]
     labels: NDArray[Any]
     expected: float | None
@@ -179,36 +178,30 @@ class VariantMaker:
                 assert self._update is not None
                 tasks[task.name] = dict(self._update.parent.variant(name)["tasks"][task.name])
                 continue
-            tasks[task.name] = {}
-            for rows in self._rows(task.name):
-                expected = rows.expected
-                if expected is None:
-                    full = open_session(self._folder / "model.onnx", _CPU, threads=0)
-                    expected = self._metric(full, rows)
-                tasks[task.name][rows.name] = {
+            rows = self._rows(task.name)
+            expected = rows.expected
+            if expected is None:
+                full = open_session(self._folder / "model.onnx", _CPU, threads=0)
+                expected = round(self._metric(full, rows), _DIGITS)
+            tasks[task.name] = {
+                "test": {
                     "metric": catalog.KINDS[task.kind].primary,
                     "rows": len(rows.texts),
                     "fp32": expected,
                     "value": round(self._metric(session, rows), _DIGITS),
                 }
+            }
         return tasks
 
-    def _rows(self, name: str) -> list[_Rows]:
-        """The rows that evaluation.json judged a task on; of a task that it does not know, all test rows."""
+    def _rows(self, name: str) -> _Rows:
+        """All test rows of a task: those of an update's window are too few to tell a point by themselves."""
         judged = self._judged["tasks"].get(name)
-        if self._update is None or judged is None:
-            return [self._read(name, "test", self._prepared, judged)]
-        found = [self._read(name, "test", self._update.mixed.known, judged)]
-        if window := judged.get("window"):
-            found.append(self._read(name, "window", self._update.mixed.window, {**judged, **window}))
-        return found
-
-    def _read(self, name: str, kind: str, folder: Path, judged: Mapping[str, Any] | None) -> _Rows:
         position, task = next((i, task) for i, task in enumerate(self._model.tasks) if task.name == name)
-        table = read_split(folder, name, "test")
-        expected = None if judged is None else float(judged["metrics"][judged["primary"]]["value"])
+        table = read_split(self._prepared, name, "test")
         texts, labels = (table[column].to_pylist() for column in ("text", "label"))
-        return _Rows(position, kind, texts, task.encode(labels), expected)
+        is_judged_on_all = judged is not None and self._update is None
+        expected = float(judged["metrics"][judged["primary"]]["value"]) if is_judged_on_all else None
+        return _Rows(position, texts, task.encode(labels), expected)
 
     def _metric(self, session: "onnxruntime.InferenceSession", rows: _Rows) -> float:
         task = self._model.tasks[rows.task]
