@@ -160,8 +160,7 @@ def _variants(variants: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, facts in variants.items():
-        for task, kinds in facts["tasks"].items():
-            rows = kinds["test"]
+        for task, rows in facts["tasks"].items():
             lines.append(
                 f"| {name} | {catalog.VARIANTS[name].summary} | {facts['bytes'] / 1e6:.1f} | {task} "
                 f"| {rows['rows']} | {rows['metric']} | {rows['fp32']:.3f} | {rows['value']:.3f} |"

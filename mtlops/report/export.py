@@ -63,8 +63,7 @@ def _variants(variants: Mapping[str, Any]) -> Iterator[Markup]:
             name, size(found["bytes"]) if "bytes" in found else "left out",
             {True: "same bits", False: "differs"}.get(found.get("batch_invariant"), ""),
             *(number(found["latency_ms"][batch]) if "latency_ms" in found else "" for batch in ("batch_1", "batch_8")),
-            task, part["test"]["rows"], part["test"]["metric"],
-            number(part["test"]["fp32"]), number(part["test"]["value"]),
+            task, part["rows"], part["metric"], number(part["fp32"]), number(part["value"]),
         ]
         for name, found in variants.items()
         for task, part in found["tasks"].items()

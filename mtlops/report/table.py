@@ -148,6 +148,6 @@ def _variant(name: str, found: Mapping[str, Any]) -> str:
     """What a variant of the graph costs and loses."""
     if not found["kept"]:
         return f"{name} was left out: {' '.join(found['reasons'])}"
-    losses = {task: part["fp32"] - part["value"] for task, kinds in found["tasks"].items() for part in kinds.values()}
+    losses = {task: part["fp32"] - part["value"] for task, part in found["tasks"].items()}
     worst = max(losses, key=lambda task: losses[task])
     return f"{name} {size(found['bytes'])}, {_latency(found)}; loses at most {max(losses[worst], 0):.3f} ({worst})"

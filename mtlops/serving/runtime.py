@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _ROWS = 32
 _ERRORS_ONLY = 3
+_NOTHING = np.zeros((0, 0), dtype=np.float32)
 
 EMBEDDING = "embedding"
 """The graph's output of one vector (H,) a row, which drift watches."""
@@ -177,34 +178,24 @@ class Runtime:
 
         Shapes: ids: B rows of token ids; pair_row, pair_task: P; embed_row: E positions of rows.
         """
-        if len(pair_row) <= PAIRS:
-            return self._pass(ids, pair_row, pair_task, embed_row=embed_row)
-        parts = []
-        for at in range(0, len(pair_row), PAIRS):
-            rows = sorted(set(pair_row[at : at + PAIRS]))
-            place = {row: position for position, row in enumerate(rows)}
-            own = [place[row] for row in pair_row[at : at + PAIRS]]
-            parts.append(self._pass([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
-        _, embeddings = self._pass([ids[row] for row in embed_row], (), (), embed_row=range(len(embed_row)))
-        return np.concatenate(parts), embeddings
-
-    def _pass(
-        self,
-        ids: Sequence[Sequence[int]],
-        pair_row: Sequence[int],
-        pair_task: Sequence[int],
-        *,
-        embed_row: Sequence[int] = (),
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if not ids:
-            return np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.float32)
+        if len(pair_row) > PAIRS:
+            parts = []
+            for at in range(0, len(pair_row), PAIRS):
+                rows = sorted(set(pair_row[at : at + PAIRS]))
+                place = {row: position for position, row in enumerate(rows)}
+                own = [place[row] for row in pair_row[at : at + PAIRS]]
+                parts.append(self.compute([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
+            return np.concatenate(parts), self._embed([ids[row] for row in embed_row])
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
         feeds = {"input_ids": input_ids, "attention_mask": mask, **self.bank}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
         if embed_row:
             feeds["embed_row"] = _int64(embed_row)
         found = self.session.run(["logits", *([EMBEDDING] if embed_row else [])], feeds)
-        return found[0], found[1] if embed_row else np.zeros((0, 0), dtype=np.float32)
+        return found[0], found[1] if embed_row else _NOTHING
+
+    def _embed(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return embed(self.session, *pad(ids, pad_id=self._tokenizer.pad_id)) if ids else _NOTHING
 
     def decode(self, position: int, logits: NDArray[np.float32]) -> Outputs:
         """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included."""

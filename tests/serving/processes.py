@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ANY_PORT = [word for name in ("port", "grpc-port", "admin-port", "metrics-port") for word in (f"--{name}", "0")]
+from monitoring.processes import ANY_PORTS
 
 
 @dataclass
@@ -69,7 +69,7 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "mtlops", "serve", "--json", "--threads", "1", "--cache", str(folder / "cache")]
     with errors.open("wb") as log:
         process = subprocess.Popen(
-            [*command, *_ANY_PORT, *options], stdout=subprocess.PIPE, stderr=log, env={**os.environ, "TZ": "UTC"}
+            [*command, *ANY_PORTS, *options], stdout=subprocess.PIPE, stderr=log, env={**os.environ, "TZ": "UTC"}
         )
     try:
         assert process.stdout is not None

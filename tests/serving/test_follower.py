@@ -17,7 +17,7 @@ from mtlops.bundle import Bundle
 from mtlops.registry import Registry
 from tests.serving.processes import Server, serving
 from tests.serving.test_server import read_log
-from tests.serving.variants import retrained, with_wrong_golden
+from tests.serving.variants import make_champion, retrained, with_wrong_golden
 from tests.tiny_suite import Workspace
 
 pytestmark = pytest.mark.e2e
@@ -34,9 +34,7 @@ class Setting:
     ids: dict[str, str]
 
     def promote(self, name: str) -> None:
-        champion = self.registry.champion()
-        expect = champion.bundle_id if champion else None
-        self.registry.promote(self.ids[name], expect=expect, by="test", reason="test", verdict="PROMOTE")
+        make_champion(self.registry, self.ids[name])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mtlops.serving.runtime import Runtime, describe
 from mtlops.steps.export import export
 from tests.serving.processes import Server, serving
 from tests.serving.test_follower import FAST, wait_for
-from tests.serving.variants import retrained
+from tests.serving.variants import make_champion, retrained
 from tests.tiny_suite import Workspace
 
 pytestmark = pytest.mark.e2e
@@ -30,9 +30,7 @@ class Setting:
     bundles: dict[str, Bundle]
 
     def promote(self, name: str) -> None:
-        champion = self.registry.champion()
-        expect = champion.bundle_id if champion else None
-        self.registry.promote(self.bundles[name].id, expect=expect, by="test", reason="test", verdict="PROMOTE")
+        make_champion(self.registry, self.bundles[name].id)
 
 
 @pytest.fixture(scope="module")

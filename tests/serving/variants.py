@@ -13,6 +13,7 @@ from mtlops.catalog import REFERENCE_VARIANT
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.export.graph import structure
 from mtlops.files import read_json, write_json
+from mtlops.registry import Registry
 from mtlops.serving import bank
 from mtlops.serving.runtime import expected_logits, golden_logits, open_session
 
@@ -29,6 +30,13 @@ def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bund
         path.unlink()
         save_file(tensors, path)
     return _finish(Bundle(folder, bundle.manifest))
+
+
+def make_champion(registry: Registry, bundle_id: str) -> None:
+    """Makes a published bundle champion, whoever is."""
+    champion = registry.champion()
+    expect = champion.bundle_id if champion else None
+    registry.promote(bundle_id, expect=expect, by="test", reason="test", verdict="PROMOTE")
 
 
 def with_many_tasks(bundle: Bundle, folder: Path, *, number: int) -> Bundle:

@@ -54,9 +54,9 @@ def test_each_variant_has_a_file_golden_outputs_and_what_it_loses_of_every_task(
         assert facts["file"] == f"model.{name}.onnx"
         assert facts["file"] in bundle.manifest["files"]
         assert list(facts["tasks"]) == [task.name for task in bundle.tasks]
-        for task, kinds in facts["tasks"].items():
+        for task, rows in facts["tasks"].items():
             primary = bundle.manifest["tasks"][task]
-            assert kinds["test"]["fp32"] == primary["metrics"][primary["primary"]]["value"]
+            assert rows["fp32"] == primary["metrics"][primary["primary"]]["value"]
         assert all(set(row["variants"][name]) == set(row["logits"]) for row in bundle.golden())
         assert report["variants"][name]["kept"]
         assert report["variants"][name]["latency_ms"]["batch_8"] > 0
