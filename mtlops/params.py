@@ -275,10 +275,13 @@ class Train(_Section):
     rows_per_pass: int = Field(128, ge=0)
     """Most (row, task) pairs that pass through the model at once; a larger step goes in parts whose gradients are added
     up: the same gradients to float rounding, and memory that does not grow with the number of tasks. 0: a step at
-    once. Under sharing `adapters`."""
-    recompute: bool = False
+    once. Fewer where memory is short. Under sharing `adapters`."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Gigabytes that training may use; none: four fifths of the GPU's memory, or of what the machine or its container
+    has. How many rows pass at once is planned with it. Under sharing `adapters`."""
+    recompute: Literal["auto"] | bool = "auto"
     """Keeps only each layer's input for the backward pass, and computes the rest again: less memory, more time, the
-    same gradients. Under sharing `adapters`."""
+    same gradients. `auto`: when otherwise fewer than 16 rows would fit. Under sharing `adapters`."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `bfloat16` is for
     GPUs: on CPUs without it in hardware it is slower. Under sharing `adapters`."""
@@ -619,7 +622,7 @@ class Params(_Section):
             )
         if model.sharing != "adapters" and train.adapter_drop != "fixed":
             raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
-        for key in ("rows_per_pass", "recompute", "precision"):
+        for key in ("rows_per_pass", "memory_gb", "recompute", "precision"):
             if model.sharing != "adapters" and getattr(train, key) != Train.model_fields[key].default:
                 raise ValueError(f"train.{key} is for model.sharing 'adapters', not {model.sharing!r}. Remove it.")
         return self

@@ -40,6 +40,7 @@ from mtlops.training.fusion import prepare_second_stage, prune
 from mtlops.training.joint import Joint, fit_together
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import Speed, fit
+from mtlops.training.memory import Room, peak_bytes, plan
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class _Stage:
     checkpoint: Checkpoint
     speed: Speed
     joint: Joint | None = None
+    room: Room | None = None
 
 
 def _write(
@@ -155,6 +157,8 @@ def _write(
             max_tokens=params.encoder.max_tokens, tasks=suite.tasks(), shared=joint.best if joint is not None else {},
         )  # fmt: skip
     payload = _report(learners, backbone, stage.speed) | {"craft": craft.used(params.train)}
+    if stage.room is not None:
+        payload["memory"] = stage.room.facts() | {"peak_mb": round(peak_bytes(backbone.device) / 1e6, 1)}
     if joint is not None:
         payload["sharing"] = joint.report()
     if update is not None:
@@ -248,8 +252,9 @@ def _run_stage(
         joint = Joint(backbone, learners, train=params.train, weights=weights)
         speed = fit_together(learners, joint, backbone, train=params.train, checkpoint=checkpoint)
         return _Stage(learners, backbone, checkpoint, speed, joint)
-    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint, world=world)
-    return _Stage(learners, backbone, checkpoint, speed)
+    room = plan(learners, backbone, train=params.train, max_tokens=params.encoder.max_tokens)
+    speed = fit(learners, backbone, train=params.train, checkpoint=checkpoint, world=world, room=room)
+    return _Stage(learners, backbone, checkpoint, speed, room=room)
 
 
 def _take_over(update: Update, folder: Path) -> None:

@@ -143,6 +143,11 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         self.progress.steps += 1
 
+    def forget_gradients(self, loss_sum: float, loss_rows: int) -> None:
+        """Takes back what passes of a step added that could not be finished: gradients, and losses of the epoch."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self.progress.loss_sum, self.progress.loss_rows = loss_sum, loss_rows
+
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
         """Records an epoch from validation logits (N, C) in label units; keeps the best tensors; may stop the task."""
         self.judge(epoch, self.record(epoch, logits))

@@ -18,6 +18,7 @@ from mtlops.training.batches import Rows, Skip, Step, plan_epoch, skip_each, ski
 from mtlops.training.checkpoint import Checkpoint, Position
 from mtlops.training.distributed import World, running
 from mtlops.training.learner import Learner
+from mtlops.training.memory import Room, is_out_of_memory
 from mtlops.training.preemption import Preemption
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,18 @@ class Speed:
 
 
 def fit(
-    learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, checkpoint: Checkpoint, world: World = ALONE
+    learners: Mapping[str, Learner],
+    backbone: Backbone,
+    *,
+    train: Train,
+    checkpoint: Checkpoint,
+    world: World = ALONE,
+    room: Room | None = None,
 ) -> Speed:
     """Trains all learners until each has stopped; returns the speed.
 
-    Every row must be in the backbone's cache. Killed and called again with the same checkpoint, it ends with
+    `room` says what passes may hold, none: what `train` says; it shrinks when memory runs out. Every row must be in
+    the backbone's cache. Killed and called again with the same checkpoint, it ends with
     the same bytes as one uninterrupted call.
 
     Raises:
@@ -49,12 +57,12 @@ def fit(
         PreemptedError: SIGTERM came; the checkpoint holds everything up to now.
     """
     with Preemption() as preemption:
-        return _fit(learners, backbone, train, checkpoint, world, preemption)
+        return _fit(learners, backbone, train, checkpoint, world, preemption, room or _asked(train))
 
 
 def _fit(
     learners: Mapping[str, Learner], backbone: Backbone, /, train: Train, checkpoint: Checkpoint, world: World,
-    preemption: Preemption,
+    preemption: Preemption, room: Room,
 ) -> Speed:  # fmt: skip
     position = checkpoint.restore(learners)
     clock, skip = Clock(learners, train), _skip(train, backbone)
@@ -67,7 +75,7 @@ def _fit(
         )
         first = position.step if epoch == position.epoch else 0
         for number, step in enumerate(steps[first:], start=first + 1):
-            stop = _take(step, active, backbone, train=train, world=world, stop=preemption.is_asked)
+            stop = _take(step, active, backbone, train=train, world=world, room=room, stop=preemption.is_asked)
             clock.tick(step.rows, learners, epoch=epoch)
             if (clock.checkpoint_is_due() or stop) and world.is_first:
                 checkpoint.save(learners, Position(epoch, number))
@@ -107,11 +115,18 @@ def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int, world: Wor
 
 
 def _take(
-    step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, world: World, stop: bool
+    step: Step,
+    learners: Mapping[str, Learner],
+    backbone: Backbone,
+    *,
+    train: Train,
+    world: World,
+    room: Room,
+    stop: bool,
 ) -> bool:
     """One step of several tasks, each on its own loss, over all processes; returns whether one was asked to stop."""
     before = {task: running(learners[task]) for task in step.rows}
-    add_gradients(step, learners, backbone, train=train, world=world)
+    add_gradients(step, learners, backbone, train=train, world=world, room=room)
     stop = world.add_up({task: learners[task] for task in step.rows}, before, stop=stop)
     for task in sorted(step.rows):
         learners[task].step()
@@ -119,14 +134,44 @@ def _take(
 
 
 def add_gradients(
-    step: Step, learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, world: World = ALONE
+    step: Step,
+    learners: Mapping[str, Learner],
+    backbone: Backbone,
+    *,
+    train: Train,
+    world: World = ALONE,
+    room: Room | None = None,
 ) -> None:
-    """Adds the gradients of this process's share of a step's rows to the learners' tensors, a pass at a time."""
+    """Adds the gradients of this process's share of a step's rows to the learners' tensors, a pass at a time.
+
+    When memory runs out, it begins again with passes half as large, which `room` remembers.
+
+    Raises:
+        UsageError: a loss is not finite, or not even one row fits into memory.
+    """
+    room = room or _asked(train)
     shares = {task: world.share(step.rows[task]) for task in sorted(step.rows)}
-    for part in parts({task: len(rows) for task, rows in shares.items()}, most=train.rows_per_pass):
-        with torch.autocast(backbone.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
-            loss = _loss(_Pass(step, part, learners, backbone, world), recompute=train.recompute)
-        loss.backward()
+    before = {task: running(learners[task]) for task in shares}
+    while True:
+        try:
+            for part in parts({task: len(rows) for task, rows in shares.items()}, most=room.rows):
+                with torch.autocast(backbone.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+                    loss = _loss(_Pass(step, part, learners, backbone, world), recompute=room.recompute)
+                loss.backward()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the except clause: what failed is free again.
+        for task, (loss_sum, loss_rows) in before.items():
+            learners[task].forget_gradients(loss_sum, loss_rows)
+        room.halve(sum(map(len, shares.values())))
+        if backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _asked(train: Train) -> Room:
+    return Room(train.rows_per_pass, recompute=train.recompute is True)
 
 
 def parts(num_rows: Mapping[str, int], *, most: int) -> Iterator[dict[str, slice]]:
