@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ def _add_once(commands: Any) -> None:
     _add_log(command)
     command.add_argument("--report", type=Path, default=Path("reports/drift.json"), metavar="FILE", help="to write")
     command.add_argument("--exit-code", action="store_true", help="exit 6 when something has drifted")
+    command.add_argument("--live", action="store_true", help="the log is being written: silence until now counts")
     command.add_argument("--trigger", action="store_true", help="carry out requests to retrain (trigger.by), too")
     _add_trigger(command)
 
@@ -134,7 +136,7 @@ def _once(options: argparse.Namespace) -> None:
     carrier = Carrier(open_trigger(params, place), place, params=params) if options.trigger else None
     monitor = Monitor(params, **_where(options))
     try:
-        done, report = monitor.once()
+        done, report = monitor.once(clock=time.time() if options.live else None)
         if carrier and carrier.finish(monitor.state):
             _, report = monitor.once()
     finally:
@@ -210,6 +212,7 @@ def _reset(options: argparse.Namespace) -> None:
             raise UsageError(f"--task {options.task}: no alarm is kept of it; there are: {', '.join(known) or 'none'}.")
         with state.transaction():
             state.run("DELETE FROM detectors WHERE name = ?", options.task)
+            state.run("DELETE FROM volumes WHERE name = ?", options.task)
             state.tell(options.task, f"alarms reset: {options.reason}", time=state.fact("newest") or 0)
     finally:
         state.close()

@@ -59,7 +59,7 @@ class Resident:
             if self._monitor is None:
                 self._monitor = self._opened()
             self._carrier.step(self._monitor.state)
-            _, report = self._monitor.once()
+            _, report = self._monitor.once(clock=time.time())
             self._tell(report)
         except (PlatformError, ArtefactError) as error:
             if str(error) != self.trouble:

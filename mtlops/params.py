@@ -471,6 +471,12 @@ class Drift(_Section):
     bad_rows_share: float = Field(0.02, gt=0, lt=1)
     """Monitoring: a data fault is reported when more than this share of a window's rows is not usable (no
     probabilities, unknown labels, no text statistics)."""
+    season: Literal["none", "daily", "weekly"] = "none"
+    """Monitoring: after what time production repeats itself; hours are those of UTC."""
+    volume_minutes: Literal[10, 15, 20, 30, 60] = 60
+    """Monitoring: rows are counted in slots of so many minutes, each compared with earlier ones of the same phase."""
+    volume_factor: float = Field(3.0, gt=1)
+    """Monitoring: rows up to so many times more, or fewer, than usual are no fault."""
     feedback_days: float = Field(14.0, gt=0)
     """Monitoring: labels that come later than this find their answers forgotten; they are counted."""
     late_minutes: float = Field(10.0, gt=0)

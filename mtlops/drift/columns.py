@@ -18,6 +18,7 @@ from mtlops.decoding import Outputs
 from mtlops.tasks import Task
 
 KINDS = ("input", "embedding", "prediction", "estimate", "label", "quality")
+"""Those of `catalog.WATCHED` that columns have."""
 
 _SHARES = {
     "non_ascii_share": r"[^\x00-\x7F]",

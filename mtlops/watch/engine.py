@@ -21,6 +21,7 @@ from mtlops.watch.references import References
 from mtlops.watch.rows import UNREADABLE, Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
+from mtlops.watch.volumes import Volumes
 
 _DAY = 86_400_000_000
 _ROWS_AT_ONCE = 20_000
@@ -52,17 +53,21 @@ class Watch:
     def __init__(self, drift: Drift, references: References, state: State) -> None:
         self.drift, self.references, self.state = drift, references, state
         self.judge = Judge(drift, references, state)
+        self.volumes = Volumes(drift, references, self.judge)
         self._streams: dict[tuple[str, str], Stream] = {}
         with state.transaction():
             self._rebase()
         self._load()
 
-    def catch_up(self, log: PredictionLog, *, listed: tuple[list[LogFile], list[str]]) -> Progress:
+    def catch_up(
+        self, log: PredictionLog, *, listed: tuple[list[LogFile], list[str]], clock: int | None = None
+    ) -> Progress:  # fmt: skip
         """Reads what is new in the log, in transactions of some files each; returns what was done.
 
         Args:
             log: to read.
             listed: what `PredictionLog.files` found.
+            clock: the time now in microseconds, where the log is being written: it shows that rows have stopped.
 
         Raises:
             PlatformError: log or state cannot be read or written. What was done before is kept.
@@ -89,6 +94,9 @@ class Watch:
                 and file.sequence >= read.get(f"{file.table}/{file.writer}", 0)
             ]  # fmt: skip
             self.state.remember("forgotten_files", len(late))
+            if clock is not None:
+                self.volumes.close(self.state.fact("newest") or 0, clock=clock)
+                self.volumes.save()
             if progress.files:
                 self._find_lost()
                 self._tidy()
@@ -101,6 +109,7 @@ class Watch:
         self.state.count("rows_of_other_roles", table.num_rows - int(pc.sum(champion).as_py() or 0))
         table = table.filter(champion)
         self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept_answers(table))
+        self.volumes.count(table)
         current = pc.equal(table["bundle_id"], self.references.bundle_id)
         self.state.count("rows_of_other_bundles", table.num_rows - int(pc.sum(current).as_py() or 0))
         table = table.filter(current)
@@ -160,6 +169,7 @@ class Watch:
                 rows = table.num_rows
                 take = self.take_predictions if file.table == PREDICTIONS else self.take_labels
                 progress.windows += take(table)
+                self.volumes.close(self.state.fact("newest") or 0)
             self.state.run(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", file.name, file.table, file.writer, file.sequence,
                 file.micros, rows, reason,
@@ -265,7 +275,7 @@ class Watch:
                 self.state.tell(name, f"reference of bundle {self.references.bundle_id}: alarms start anew", time=now)
         self.state.run_many("DELETE FROM streams WHERE name = ? AND version != ?", list(versions.items()))
         self.state.run_many("DELETE FROM detectors WHERE name = ? AND version != ?", list(versions.items()))
-        for table in ("streams", "detectors"):
+        for table in ("streams", "detectors", "volumes"):
             for row in self.state.rows(f"SELECT DISTINCT name FROM {table}"):  # noqa: S608 - our own names
                 if row["name"] not in versions:
                     self.state.run(f"DELETE FROM {table} WHERE name = ?", row["name"])  # noqa: S608
@@ -283,8 +293,10 @@ class Watch:
             for source in (TRAFFIC, LABELS) if reference.task else (TRAFFIC,):
                 found.setdefault((name, source), Stream.fresh(reference, source))
         self._streams = found
+        self.volumes.load()
 
     def _save(self) -> None:
+        self.volumes.save()
         for (name, source), stream in self._streams.items():
             facts, arrays = stream.pack()
             self.state.run("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?)", name, source, stream.version,

@@ -24,7 +24,19 @@ from mtlops.watch.references import Reference, References
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, Stream, basis, num_cells
 
+VOLUME = "volume"
+"""The kind of the cells of `watch.volumes`: how many rows come in."""
+
 _EXCLUSIVE = ("binary", "multiclass", "ordinal")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Whose evidence grows, and when: a task, the version of its reference, the newest time, in microseconds."""
+
+    name: str
+    version: str
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,12 @@ class Judge:
     def close(self, stream: Stream) -> dict[str, Any]:
         """Returns what is said of a full window, after adding it to the evidence of its cells."""
         reference = self.references.by_name[stream.name]
-        settings = Settings.of(self.drift)
+        settings, moment = Settings.of(self.drift), _moment(stream)
         findings = basis(reference, stream.source).compare(stream.profile, settings)
         start = stream.stop if stream.start is None else stream.start
         months = max(0, stream.stop - (start if stream.last is None else stream.last)) / 1e6 / MONTH_SECONDS
         cells = [
-            {**cell.to_json(), **self._weigh(stream, cell.kind, cell.p_value, months=months)}
+            {**cell.to_json(), **self.weigh(moment, cell.kind, cell.p_value, months=months)}
             for cell in judge({stream.name: findings}, settings)
         ]
         if stream.name != ENCODER:
@@ -83,20 +95,28 @@ class Judge:
             found[row["kind"]] = max(found.get(row["kind"], OK), row["level"], key=LEVELS.index)
         return found
 
-    def _weigh(self, stream: Stream, kind: str, p_value: float | None, *, months: float) -> dict[str, Any]:
-        """The cell's detector after this window; a change of its level is recorded."""
+    def weigh(self, moment: Moment, kind: str, p_value: float | None, *, months: float) -> dict[str, Any]:
+        """Returns the cell's detector after this window, or slot; a change of its level is recorded."""
         found = self.state.rows(
             "SELECT value, level, since FROM detectors WHERE name = ? AND kind = ? AND version = ?",
-            stream.name, kind, stream.version,
+            moment.name, kind, moment.version,
         )  # fmt: skip
         before = Detector(self.threshold, found[0]["value"], found[0]["level"]) if found else Detector(self.threshold)
         after = before.after(p_value, months=months)
-        since = found[0]["since"] if found and after.level == before.level else stream.stop
-        self._changed(stream, kind, (before.level, after.level))
+        since = found[0]["since"] if found and after.level == before.level else moment.stop
+        self._changed(moment, kind, (before.level, after.level))
         return {
             "level": after.level, "evidence": after.value / after.threshold, "value": after.value,
             "since": None if after.level == OK else since,
         }  # fmt: skip
+
+    def remember(self, moment: Moment, kind: str, cell: Mapping[str, Any]) -> None:
+        """Keeps the newest cell of a kind, with its detector's value and level."""
+        shown = {key: value for key, value in cell.items() if key != "columns"}
+        self.state.run(
+            "INSERT OR REPLACE INTO detectors VALUES (?, ?, ?, ?, ?, ?, ?)", moment.name, kind, moment.version,
+            cell["value"], cell["level"], cell["since"], json.dumps(shown),
+        )  # fmt: skip
 
     def _data(self, stream: Stream) -> dict[str, Any]:
         """Whether too many rows could not be used: a fact, not a test, so it has no share of the budget."""
@@ -108,7 +128,7 @@ class Judge:
             stream.name, _data_kind(stream), stream.version,
         )  # fmt: skip
         before = found[0]["level"] if found else OK
-        self._changed(stream, "data", (before, level))
+        self._changed(_moment(stream), "data", (before, level))
         since = found[0]["since"] if found and before == level else stream.stop
         return {
             "kind": "data", "level": level, "score": share / self.drift.bad_rows_share, "p_value": None,
@@ -116,22 +136,33 @@ class Judge:
             "verdict": "drifted" if level == DRIFTED else "stable", "drifted": sorted(+stream.faults), "columns": {},
         }  # fmt: skip
 
-    def _changed(self, stream: Stream, kind: str, levels: tuple[str, str]) -> None:
+    def _changed(self, moment: Moment, kind: str, levels: tuple[str, str]) -> None:
         if levels[0] != levels[1]:
-            self.state.tell(stream.name, f"{kind}: {levels[0]} -> {levels[1]}", time=stream.stop)
+            self.state.tell(moment.name, f"{kind}: {levels[0]} -> {levels[1]}", time=moment.stop)
 
     def _remember_cells(self, stream: Stream, cells: Sequence[Mapping[str, Any]]) -> None:
         for cell in cells:
-            kind = _data_kind(stream) if cell["kind"] == "data" else cell["kind"]
-            shown = {key: value for key, value in cell.items() if key != "columns"}
-            self.state.run(
-                "INSERT OR REPLACE INTO detectors VALUES (?, ?, ?, ?, ?, ?, ?)", stream.name, kind, stream.version,
-                cell["value"], cell["level"], cell["since"], json.dumps(shown),
-            )  # fmt: skip
+            self.remember(_moment(stream), _data_kind(stream) if cell["kind"] == "data" else cell["kind"], cell)
+
+    def volume_fault(self, name: str) -> str:
+        """Returns what is wrong with the number of a task's rows, in words; empty where nothing is."""
+        found = self.state.rows("SELECT cell FROM detectors WHERE name = ? AND kind = ?", name, VOLUME)
+        cell: dict[str, Any] = json.loads(found[0]["cell"]) if found else {"level": OK}
+        if cell["level"] != DRIFTED:
+            return ""
+        moved = cell["moved"]
+        return f"{moved['current']:,.0f} {moved['part']} where {moved['reference']:,.0f} are usual."
+
+    def volume_diagnosis(self, name: str) -> dict[str, Any] | None:
+        """Returns the diagnosis of a task whose rows have stopped or flood in, which no window shows; else None."""
+        fault = self.volume_fault(name)
+        found = diagnose({"data": DRIFTED}, priors=None, floor=1.0, faults=fault, is_labelled=False) if fault else None
+        return None if found is None else found.to_json()
 
     def _diagnose(self, stream: Stream, priors: PriorShift | None) -> dict[str, Any] | None:
         levels = self.levels(stream.name)
-        if DRIFTED in (levels.pop("data-labels", OK), levels.get("data", OK)):
+        volume = self.volume_fault(stream.name)
+        if DRIFTED in (levels.pop("data-labels", OK), levels.pop(VOLUME, OK), levels.get("data", OK)):
             levels["data"] = DRIFTED
         is_labelled = stream.source == LABELS or bool(self.state.windows(stream.name, source=LABELS, limit=1))
         if is_labelled and stream.source != LABELS:
@@ -142,9 +173,13 @@ class Judge:
         faults = ", ".join(f"{rows} of {total} rows: {what}" for what, rows in sorted((+stream.faults).items()))
         found = diagnose(
             levels, priors=priors, floor=self.drift.effect_floor, is_labelled=is_labelled,
-            faults=faults or "Rows of an earlier window could not be used.",
+            faults=volume or faults or "Rows of an earlier window could not be used.",
         )  # fmt: skip
         return None if found is None else found.to_json()
+
+
+def _moment(stream: Stream) -> Moment:
+    return Moment(stream.name, stream.version, stream.stop)
 
 
 def _data_kind(stream: Stream) -> str:

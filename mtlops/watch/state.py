@@ -15,7 +15,7 @@ from typing import Any
 
 from mtlops.errors import ArtefactError, PlatformError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,6 +40,11 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, name TEXT NO
 CREATE TABLE requests (id TEXT PRIMARY KEY, time INTEGER NOT NULL, status TEXT NOT NULL, updated INTEGER NOT NULL,
   content TEXT NOT NULL) WITHOUT ROWID;
 """
+
+_VOLUMES = "CREATE TABLE volumes (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;\n"
+
+_UPGRADES = {1: _VOLUMES}
+"""What makes the next version out of one."""
 
 _KEPT_WINDOWS = 500
 _KEPT_EVENTS = 1000
@@ -169,13 +174,14 @@ class State:
 
     def _create(self) -> None:
         version = self.rows("PRAGMA user_version")[0][0]
-        if version == 0:
+        if version < SCHEMA_VERSION:
+            steps = [*([] if version else [_TABLES]), *(_UPGRADES[k] for k in range(max(1, version), SCHEMA_VERSION))]
             with self.transaction():
-                for statement in _TABLES.split(";\n"):
+                for statement in "".join(steps).split(";\n"):
                     if statement.strip():
                         self.run(statement)
                 self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        elif version > SCHEMA_VERSION:
             raise ArtefactError(
                 f"{self.path}: schema_version {version}, this mtlops reads {SCHEMA_VERSION}. Use the mtlops that made "
                 f"it, or move it away."

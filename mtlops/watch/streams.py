@@ -116,5 +116,5 @@ def basis(reference: Reference, source: str) -> Profile:
 
 
 def num_cells(reference: Reference) -> int:
-    """Returns how many detectors a reference gives: one for each kind."""
-    return len({part.kind for part in reference.profile.parts.values()})
+    """Returns how many detectors a reference gives: one for each kind, and one for the number of a task's rows."""
+    return len({part.kind for part in reference.profile.parts.values()}) + (reference.task is not None)
