@@ -123,6 +123,9 @@ def _add_reset(commands: Any) -> None:
     command = _add(commands, "reset", "forget the alarms of a task, with a record: after a fault was repaired", _reset)
     command.add_argument("--task", required=True, help="the task, or encoder")
     command.add_argument("--reason", required=True, help="why; recorded")
+    command.add_argument(
+        "--relearn", action="store_true", help="forget its rhythm and phases too: what is now is usual"
+    )
     command.add_argument("--state", type=Path, metavar="FILE", help="memory (default: in the registry's folder)")
 
 
@@ -212,7 +215,10 @@ def _reset(options: argparse.Namespace) -> None:
             raise UsageError(f"--task {options.task}: no alarm is kept of it; there are: {', '.join(known) or 'none'}.")
         with state.transaction():
             state.run("DELETE FROM detectors WHERE name = ?", options.task)
-            state.run("DELETE FROM volumes WHERE name = ?", options.task)
+            if options.relearn:
+                state.run("DELETE FROM volumes WHERE name = ?", options.task)
+                state.run("DELETE FROM phases WHERE name = ?", options.task)
+                state.run("DELETE FROM facts WHERE name = ?", f"season.{options.task}")
             state.tell(options.task, f"alarms reset: {options.reason}", time=state.fact("newest") or 0)
     finally:
         state.close()

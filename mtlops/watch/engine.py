@@ -19,6 +19,7 @@ from mtlops.watch.judging import Judge
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
 from mtlops.watch.references import References
 from mtlops.watch.rows import UNREADABLE, Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
+from mtlops.watch.seasons import Seasons
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
 from mtlops.watch.volumes import Volumes
@@ -27,6 +28,7 @@ _DAY = 86_400_000_000
 _ROWS_AT_ONCE = 20_000
 _FILES_AT_ONCE = 64
 _NAMES_KEPT_DAYS = 3
+_NO_END = 1 << 62
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Watch:
     def __init__(self, drift: Drift, references: References, state: State) -> None:
         self.drift, self.references, self.state = drift, references, state
         self.judge = Judge(drift, references, state)
+        self.seasons = Seasons(drift, references, self.judge)
         self.volumes = Volumes(drift, references, self.judge)
         self._streams: dict[tuple[str, str], Stream] = {}
         with state.transaction():
@@ -146,7 +149,12 @@ class Watch:
         found: list[dict[str, Any]] = []
         with self.state.transaction():
             full = [stream for stream in self._streams.values() if stream.rows >= self.drift.min_rows]
-            found += [self._close(stream) for stream in full]
+            for stream in full:
+                found += self._close(stream)
+            for name in () if self.seasons.is_none else self.references.by_name:
+                ended = list(self.seasons.finish(name))
+                self._add_windows(name, TRAFFIC, ended)
+                found += ended
             self._save()
         return found
 
@@ -233,36 +241,55 @@ class Watch:
         reference = self.references.by_name[name]
         if sample is None or not len(sample):
             stream.faults.update(+faults)
-        most = self.drift.audit_rows if source == LABELS else self.drift.window_rows
-        limit = int(self.drift.window_minutes * 60e6)
+        most, least = self._limits(source)
         found, position, rows = [], 0, 0 if sample is None else len(sample)
         while sample is not None and position < rows:
-            start = int(sample.times[position]) if stream.start is None else stream.start
+            end = self._end_of(stream, int(sample.times[position]))
             stop = min(rows, position + max(1, most - stream.rows))
-            over = np.flatnonzero(sample.times[position:stop] - start >= limit)
+            over = np.flatnonzero(sample.times[position:stop] >= end)
             if len(over):
-                stop = min(stop, max(position + int(over[0]), position + self.drift.min_rows - stream.rows))
+                stop = min(stop, max(position + int(over[0]), position + least - stream.rows))
             if stop > position:
                 stream.add(sample.part(position, stop), reference)
                 stream.faults.update(_share_of(faults, position, stop=stop, rows=rows))
-            is_old = stop < rows and int(sample.times[stop]) - start >= limit
+            is_old = stop < rows and int(sample.times[stop]) >= end
             position = stop
-            if stream.rows >= most or (is_old and stream.rows >= self.drift.min_rows):
-                found.append(self._close(stream))
+            if stream.rows >= most or (is_old and stream.rows >= least):
+                found += self._close(stream)
                 stream = self._streams[name, source]
-        if stream.rows + stream.bad >= most:
-            found.append(self._close(stream))
+        if stream.rows + stream.bad >= most or stream.bad >= self.drift.window_rows:
+            found += self._close(stream)
         return found
 
-    def _close(self, stream: Stream) -> dict[str, Any]:
-        content = self.judge.close(stream)
-        self.state.add_window(stream.name, source=stream.source, version=stream.version,
-                              bundle=self.references.bundle_id, content=content)  # fmt: skip
-        self.state.count(f"windows.{stream.source}", 1)
-        reference = self.references.by_name[stream.name]
+    def _limits(self, source: str) -> tuple[int, int]:
+        """Most rows of a window, and the least with which it may end by time."""
+        if self.seasons.is_none:
+            most = self.drift.audit_rows if source == LABELS else self.drift.window_rows
+            return most, self.drift.min_rows
+        return (_NO_END, self.drift.audit_rows) if source == LABELS else (self.drift.window_rows, 0)
+
+    def _end_of(self, stream: Stream, first: int) -> int:
+        """The time at which an open window ends; with a season, labels are judged in whole seasons."""
+        start = first if stream.start is None else stream.start
+        if self.seasons.is_none:
+            return start + int(self.drift.window_minutes * 60e6)
+        return start + self.seasons.season_micros if stream.source == LABELS else self.seasons.end_of(stream, first)
+
+    def _close(self, stream: Stream) -> list[dict[str, Any]]:
+        by_phase = stream.source == TRAFFIC and not self.seasons.is_none
+        contents = list(self.seasons.close(stream)) if by_phase else [self.judge.close(stream)]
+        self._add_windows(stream.name, stream.source, contents)
         last = max(stream.stop, stream.last or 0)
+        reference = self.references.by_name[stream.name]
         self._streams[stream.name, stream.source] = Stream.fresh(reference, stream.source, last=last)
-        return content
+        return contents
+
+    def _add_windows(self, name: str, source: str, contents: Iterable[Mapping[str, Any]]) -> None:
+        version = self.references.by_name[name].version
+        for content in contents:
+            self.state.add_window(name, source=source, version=version, bundle=self.references.bundle_id,
+                                  content=content)  # fmt: skip
+            self.state.count(f"windows.{source}", 1)
 
     def _rebase(self) -> None:
         """Where the champion's task or its reference is another than before, evidence starts anew, with a record."""
@@ -275,7 +302,7 @@ class Watch:
                 self.state.tell(name, f"reference of bundle {self.references.bundle_id}: alarms start anew", time=now)
         self.state.run_many("DELETE FROM streams WHERE name = ? AND version != ?", list(versions.items()))
         self.state.run_many("DELETE FROM detectors WHERE name = ? AND version != ?", list(versions.items()))
-        for table in ("streams", "detectors", "volumes"):
+        for table in ("streams", "detectors", "volumes", "phases"):
             for row in self.state.rows(f"SELECT DISTINCT name FROM {table}"):  # noqa: S608 - our own names
                 if row["name"] not in versions:
                     self.state.run(f"DELETE FROM {table} WHERE name = ?", row["name"])  # noqa: S608

@@ -59,11 +59,16 @@ class Judge:
         cells = sum(num_cells(reference) for reference in self.references.by_name.values())
         return threshold(cells=cells, false_alarms_per_month=self.drift.false_alarms_per_month)
 
-    def close(self, stream: Stream) -> dict[str, Any]:
-        """Returns what is said of a full window, after adding it to the evidence of its cells."""
+    def close(self, stream: Stream, *, against: Profile | None = None) -> dict[str, Any]:
+        """Returns what is said of a full window, after adding it to the evidence of its cells.
+
+        Args:
+            stream: the window.
+            against: compare with this instead of the bundle's reference.
+        """
         reference = self.references.by_name[stream.name]
         settings, moment = Settings.of(self.drift), _moment(stream)
-        findings = basis(reference, stream.source).compare(stream.profile, settings)
+        findings = (against or basis(reference, stream.source)).compare(stream.profile, settings)
         start = stream.stop if stream.start is None else stream.start
         months = max(0, stream.stop - (start if stream.last is None else stream.last)) / 1e6 / MONTH_SECONDS
         cells = [
@@ -72,19 +77,30 @@ class Judge:
         ]
         if stream.name != ENCODER:
             cells.append(self._data(stream))
+        return self._content(stream, cells)
+
+    def close_faulty(self, stream: Stream) -> list[dict[str, Any]]:
+        """Returns what is said of a full window of which only the data are judged; nothing while nothing is wrong."""
+        if stream.name == ENCODER:
+            return []
+        before = self.levels(stream.name).get(_data_kind(stream), OK)
+        cell = self._data(stream)
+        return [] if cell["level"] == before == OK else [self._content(stream, [cell])]
+
+    def _content(self, stream: Stream, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        reference = self.references.by_name[stream.name]
+        start = stream.stop if stream.start is None else stream.start
         content = {
             "name": stream.name, "source": stream.source, "start": start, "stop": stream.stop, "rows": stream.rows,
             "late_rows": stream.late, "bad_rows": dict(sorted((+stream.faults).items())), "cells": cells,
             "level": max((cell["level"] for cell in cells), key=LEVELS.index),
         }  # fmt: skip
+        self._remember_cells(stream, cells)
         if reference.task is not None:
             priors = _priors(reference, stream)
             content["metrics"] = _metrics(reference, stream)
             content["priors"] = None if priors is None else {**vars(priors), "describe": priors.describe()}
-            self._remember_cells(stream, cells)
             content["diagnosis"] = self._diagnose(stream, priors)
-        else:
-            self._remember_cells(stream, cells)
         return content
 
     def levels(self, name: str) -> dict[str, str]:

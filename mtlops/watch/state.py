@@ -41,9 +41,13 @@ CREATE TABLE requests (id TEXT PRIMARY KEY, time INTEGER NOT NULL, status TEXT N
   content TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_VOLUMES = "CREATE TABLE volumes (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;\n"
+_RHYTHMS = """
+CREATE TABLE volumes (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE phases (name TEXT, is_learnt INTEGER, phase INTEGER, version TEXT NOT NULL, cycles TEXT NOT NULL,
+  facts TEXT NOT NULL, arrays BLOB NOT NULL, PRIMARY KEY (name, is_learnt, phase)) WITHOUT ROWID;
+"""
 
-_UPGRADES = {1: _VOLUMES}
+_UPGRADES = {1: _RHYTHMS}
 """What makes the next version out of one."""
 
 _KEPT_WINDOWS = 500

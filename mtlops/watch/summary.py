@@ -38,7 +38,7 @@ def summarise(watch: Watch, *, log: str) -> dict[str, Any]:
             "months_to_a_false_alarm_of_a_cell": watch.judge.threshold,
         },
         "tasks": tasks,
-        "warnings": _warnings(watch),
+        "warnings": [*_warnings(watch), *_learning(watch)],
         "log": {"url": log, **_log_facts(state)},
         "requests": all_requests(state),
         "events": [{**event, "time": iso(event["time"])} for event in state.events()],
@@ -77,6 +77,15 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
         "history": [_point(w) for w in sorted([*windows[TRAFFIC], *windows[LABELS]], key=_stop, reverse=True)],
         "decision": (state.fact("decisions") or {}).get(name),
     }
+
+
+def _learning(watch: Watch) -> list[str]:
+    """Tasks whose phases have no reference yet."""
+    of = watch.drift.season_cycles
+    return [
+        f"{name}: {learnt} of {of} seasons learnt ({watch.drift.season}); until then a window is a whole season."
+        for name, learnt in watch.seasons.learning().items()
+    ]
 
 
 def _moved(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,9 +84,11 @@ class World:
         return Outputs(probabilities=shares, labels=shares.argmax(axis=1)), [task.classes[k] for k in true]
 
 
-def write_bundle(folder: Path, *, seed: int = 0, rows: int = 4000, tasks: Sequence[Task] = TASKS) -> Bundle:
+def write_bundle(
+    folder: Path, *, seed: int = 0, rows: int = 4000, tasks: Sequence[Task] = TASKS, world: World | None = None
+) -> Bundle:
     """Writes a bundle with real references of synthetic rows; task files say which seed they are of."""
-    world = World(seed)
+    world = world or World(seed)
     statistics, vectors = world.texts(rows)
     inputs = {f"text.{name}": Column("input", "numeric", values) for name, values in statistics.items()}
     inputs |= embedding_column(vectors)
