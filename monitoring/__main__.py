@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring",
         description="Drift of each task: what moved, whether it hurts, what to do.",
-        epilog=f"--log may also be given by the variable {LOG}, --registry by MTLOPS_REGISTRY.",
+        epilog=f"--log may also be given by the variable {LOG}, --registry by MTLOPS_REGISTRY. Alarms are told to the "
+        "addresses in MTLOPS_NOTIFY, or in the file that MTLOPS_NOTIFY_FILE names: docs/monitoring.md.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_once(commands)
@@ -130,6 +131,7 @@ def _add_reset(commands: Any) -> None:
 
 
 def _once(options: argparse.Namespace) -> None:
+    from monitoring.notifier import Notifier, read_targets
     from monitoring.triggers import Carrier, open_trigger
     from mtlops.report import write_report
     from mtlops.steps.monitor import Monitor
@@ -137,11 +139,14 @@ def _once(options: argparse.Namespace) -> None:
     params = _params(options)
     place = _place(options)
     carrier = Carrier(open_trigger(params, place), place, params=params) if options.trigger else None
+    notifier = Notifier(read_targets())
     monitor = Monitor(params, **_where(options))
     try:
         done, report = monitor.once(clock=time.time() if options.live else None)
         if carrier and carrier.finish(monitor.state):
             _, report = monitor.once()
+        notifier.step(monitor.state, report)
+        notifier.finish(monitor.state)
     finally:
         monitor.close()
     write_report(options.report, report)
@@ -149,6 +154,7 @@ def _once(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from monitoring.notifier import Notifier, read_targets
     from monitoring.resident import Resident, serve, stopping_on_signals
     from monitoring.triggers import Carrier, open_trigger
     from mtlops.steps.monitor import Monitor, state_path
@@ -160,7 +166,7 @@ def _run(options: argparse.Namespace) -> None:
     place = _place(options)
     resident = Resident(
         lambda: Monitor(params, **where), carrier=Carrier(open_trigger(params, place), place, params=params),
-        interval_seconds=options.interval,
+        notifier=Notifier(read_targets()), interval_seconds=options.interval,
     )  # fmt: skip
     server = serve(resident, host=options.host, port=options.port)
     address, port = server.server_address[:2]

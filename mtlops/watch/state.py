@@ -41,13 +41,16 @@ CREATE TABLE requests (id TEXT PRIMARY KEY, time INTEGER NOT NULL, status TEXT N
   content TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_RHYTHMS = """
+_SECOND = """
 CREATE TABLE volumes (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE phases (name TEXT, is_learnt INTEGER, phase INTEGER, version TEXT NOT NULL, cycles TEXT NOT NULL,
   facts TEXT NOT NULL, arrays BLOB NOT NULL, PRIMARY KEY (name, is_learnt, phase)) WITHOUT ROWID;
+CREATE TABLE told (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE outbox (id INTEGER PRIMARY KEY, target TEXT NOT NULL, name TEXT NOT NULL, title TEXT NOT NULL,
+  body TEXT NOT NULL, status TEXT NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL);
 """
 
-_UPGRADES = {1: _RHYTHMS}
+_UPGRADES = {1: _SECOND}
 """What makes the next version out of one."""
 
 _KEPT_WINDOWS = 500

@@ -116,6 +116,7 @@ def test_a_state_of_the_version_before_is_taken_over(bundle: Bundle, tmp_path: P
     path = tmp_path / "state.sqlite"
     old = State(path)
     old.run("DROP TABLE volumes")
+    old.run("DROP TABLE phases")
     old.run("PRAGMA user_version = 1")
     old.close()
     watch = opened(bundle, State(path))
