@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_replay(commands)
     _add_reset(commands)
+    _add_profile(commands)
+    _add_merge(commands)
     return parser
 
 
@@ -128,6 +130,22 @@ def _add_reset(commands: Any) -> None:
         "--relearn", action="store_true", help="forget its rhythm and phases too: what is now is usual"
     )
     command.add_argument("--state", type=Path, metavar="FILE", help="memory (default: in the registry's folder)")
+
+
+def _add_profile(commands: Any) -> None:
+    command = _add(commands, "profile", "count a part of the log, beside other parts on other machines", _profile)
+    command.add_argument("--log", default=os.environ.get(LOG, ""), metavar="URL", help="the prediction log")
+    command.add_argument("--part", required=True, metavar="K/N", help="which part of how many, such as 1/4")
+    command.add_argument("--since", required=True, metavar="DAY", help="first day, YYYY-MM-DD, UTC")
+    command.add_argument("--until", required=True, metavar="DAY", help="last day, one that has ended")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def _add_merge(commands: Any) -> None:
+    command = _add(commands, "merge", "judge the parts of a log as one window and write the report", _merge)
+    command.add_argument("parts", type=Path, nargs="+", metavar="DIR", help="folders that `profile` wrote")
+    command.add_argument("--report", type=Path, default=Path("reports/drift.json"), metavar="FILE", help="to write")
+    command.add_argument("--exit-code", action="store_true", help="exit 6 when something has drifted")
 
 
 def _once(options: argparse.Namespace) -> None:
@@ -228,6 +246,23 @@ def _reset(options: argparse.Namespace) -> None:
             state.tell(options.task, f"alarms reset: {options.reason}", time=state.fact("newest") or 0)
     finally:
         state.close()
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from mtlops.steps.log_parts import profile_log
+
+    found = profile_log(log=options.log, part=options.part, since=options.since, until=options.until, out=options.out,
+                        registry=_registry(options), bundle=options.bundle)  # fmt: skip
+    print(json.dumps(found) if options.json else "  ".join(f"{key} {value}" for key, value in found.items()))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from mtlops.steps.log_parts import merge_log
+
+    report = merge_log(_params(options), parts=options.parts, registry=_registry(options), bundle=options.bundle,
+                       report=options.report)  # fmt: skip
+    levels = {name: task["level"] for name, task in report["tasks"].items()}
+    _show(options, {"level": report["level"], "levels": levels, "report": str(options.report)}, report)
 
 
 def _params(options: argparse.Namespace) -> "Params":

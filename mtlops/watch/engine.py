@@ -18,7 +18,16 @@ from mtlops.prediction_log import PREDICTIONS
 from mtlops.watch.judging import Judge
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
 from mtlops.watch.references import References
-from mtlops.watch.rows import UNREADABLE, Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
+from mtlops.watch.rows import (
+    UNREADABLE,
+    Sample,
+    answered_by,
+    kept_answers,
+    label_of,
+    labelled,
+    outputs_of,
+    parse_predictions,
+)
 from mtlops.watch.seasons import Seasons
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
@@ -107,22 +116,16 @@ class Watch:
 
     def take_predictions(self, table: pa.Table) -> list[dict[str, Any]]:
         """Takes rows of the table `predictions`; returns the windows that they filled."""
-        champion = pc.equal(table["role"], "champion")
-        self.state.count("rows", table.num_rows)
-        self.state.count("rows_of_other_roles", table.num_rows - int(pc.sum(champion).as_py() or 0))
-        table = table.filter(champion)
-        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept_answers(table))
-        self.volumes.count(table)
-        current = pc.equal(table["bundle_id"], self.references.bundle_id)
-        self.state.count("rows_of_other_bundles", table.num_rows - int(pc.sum(current).as_py() or 0))
-        table = table.filter(current)
-        if not table.num_rows:
+        answered = answered_by(table, self.references.bundle_id, self.references.tasks)
+        for what, number in answered.counts.items():
+            self.state.count(what, number)
+        kept = kept_answers(answered.champion)
+        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
+        self.volumes.count(answered.champion)
+        if not answered.rows.num_rows:
             return []
-        known = pa.array([task.name for task in self.references.tasks])
-        is_known = pc.is_in(table["task"], value_set=known)
-        self.state.count("rows_of_unknown_tasks", table.num_rows - int(pc.sum(is_known).as_py() or 0))
-        parsed = parse_predictions(table.filter(is_known), self.references.tasks)
-        self._remember_time(int(pc.max(table["time"]).cast(pa.int64()).as_py()))
+        parsed = parse_predictions(answered.rows, self.references.tasks)
+        self._remember_time(int(pc.max(answered.rows["time"]).cast(pa.int64()).as_py()))
         found = []
         for name in (ENCODER, *(task.name for task in self.references.tasks)):
             faults = parsed.faults.get(name, Counter())
@@ -387,7 +390,7 @@ def first_day(state: State) -> date | None:
 
 def _share_of(faults: Counter[str], start: int, *, stop: int, rows: int) -> Counter[str]:
     """The faults of a table that fall to some of its rows: evenly, so that every window has its part of them."""
-    return Counter({what: n * stop // rows - n * start // rows for what, n in faults.items()})
+    return +Counter({what: n * stop // rows - n * start // rows for what, n in faults.items()})
 
 
 def _groups(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
