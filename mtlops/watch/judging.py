@@ -12,6 +12,7 @@ from mtlops import catalog
 from mtlops.decoding import Outputs
 from mtlops.drift.categories import Categories
 from mtlops.drift.causes import diagnose
+from mtlops.drift.columns import RIGHT, WRONG, chance_of_right, tenths
 from mtlops.drift.detector import DRIFTED, LEVELS, MONTH_SECONDS, OK, Detector, threshold
 from mtlops.drift.finding import Settings
 from mtlops.drift.mean import Mean
@@ -26,6 +27,9 @@ from mtlops.watch.streams import LABELS, Stream, basis, num_cells
 
 VOLUME = "volume"
 """The kind of the cells of `watch.volumes`: how many rows come in."""
+
+_LEAST_KEPT = 20
+"""Answers of the reference in a tenth of promises, from which on their share of right ones is used."""
 
 _EXCLUSIVE = ("binary", "multiclass", "ordinal")
 
@@ -236,21 +240,38 @@ def _metrics(reference: Reference, stream: Stream) -> dict[str, dict[str, float]
 
 
 def _estimates(task: Task, outputs: Outputs, *, reference: Profile, current: Profile) -> dict[str, float]:
-    """What calibrated probabilities promise (CBPE): accuracy, corrected by what they promised of the reference and
-    did not keep; macro-F1 from expected counts.
+    """What calibrated probabilities promise (CBPE), corrected for covariate shift: each answer counts as right as often
+    as answers of the reference did that promised as much (`_kept`); macro-F1 from expected counts, uncorrected.
 
-    Source: NannyML's documentation, "Confidence-based Performance Estimation"; blind to concept shift by construction.
+    Source: NannyML's documentation, "Confidence-based Performance Estimation"; Bialek et al. 2024, "Estimating Model
+    Performance Under Covariate Shift Without Labels", arXiv:2401.08348, section 4 (differs: weights by what is promised
+    alone, which counts keep). Blind to concept shift by construction.
     """
     part = current.parts.get("estimate.accuracy")
-    if part is None or not isinstance(part.sketch, Mean) or not part.sketch.rows:
+    if part is None or not isinstance(part.sketch, Mean) or not part.sketch.rows or outputs.probabilities is None:
         return {}
-    found = {"accuracy": part.sketch.mean - _optimism(reference)}
-    if task.kind in _EXCLUSIVE and outputs.probabilities is not None and outputs.labels is not None:
+    found = {"accuracy": float(_kept(task, outputs, reference).mean())}
+    if task.kind in _EXCLUSIVE and outputs.labels is not None:
         shares = outputs.probabilities.astype(np.float64)
         chosen = np.eye(len(task.classes))[outputs.labels.astype(np.int64)]
         right = (chosen * shares).sum(axis=0)
         found["macro_f1"] = float((2 * right / np.maximum(chosen.sum(axis=0) + shares.sum(axis=0), 1e-9)).mean())
     return {name: float(np.clip(value, 0.0, 1.0)) for name, value in found.items()}
+
+
+def _kept(task: Task, outputs: Outputs, reference: Profile) -> NDArray[np.float64]:
+    """The chance (N,) that each answer is right, by the reference's answers that promised as much; where these are few,
+    its own promise, less what promises were too high by on the whole."""  # noqa: D209
+    chances = chance_of_right(task, outputs)
+    part = reference.parts.get("quality.calibration")
+    counts = part.sketch.counts if part is not None and isinstance(part.sketch, Categories) else {}
+    own = chances - _optimism(reference)
+    kept = {}
+    for promised in set(words := tenths(chances)):
+        right, wrong = (counts.get(f"{promised}: {said}", 0) for said in (RIGHT, WRONG))
+        if right + wrong >= _LEAST_KEPT:
+            kept[promised] = right / (right + wrong)
+    return np.asarray([kept.get(word, chance) for word, chance in zip(words, own.tolist(), strict=True)])
 
 
 def _optimism(reference: Profile) -> float:
