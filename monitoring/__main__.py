@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,13 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring",
         description="Drift of each task: what moved, whether it hurts, what to do.",
-        epilog=f"--log may also be given by the variable {LOG}, --registry by MTLOPS_REGISTRY.",
+        epilog=f"--log may also be given by the variable {LOG}, --registry by MTLOPS_REGISTRY. Alarms are told to the "
+        "addresses in MTLOPS_NOTIFY, or in the file that MTLOPS_NOTIFY_FILE names: docs/monitoring.md.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_once(commands)
     _add_run(commands)
     _add_replay(commands)
     _add_reset(commands)
+    _add_profile(commands)
+    _add_merge(commands)
     return parser
 
 
@@ -78,6 +82,7 @@ def _add_once(commands: Any) -> None:
     _add_log(command)
     command.add_argument("--report", type=Path, default=Path("reports/drift.json"), metavar="FILE", help="to write")
     command.add_argument("--exit-code", action="store_true", help="exit 6 when something has drifted")
+    command.add_argument("--live", action="store_true", help="the log is being written: silence until now counts")
     command.add_argument("--trigger", action="store_true", help="carry out requests to retrain (trigger.by), too")
     _add_trigger(command)
 
@@ -121,10 +126,30 @@ def _add_reset(commands: Any) -> None:
     command = _add(commands, "reset", "forget the alarms of a task, with a record: after a fault was repaired", _reset)
     command.add_argument("--task", required=True, help="the task, or encoder")
     command.add_argument("--reason", required=True, help="why; recorded")
+    command.add_argument(
+        "--relearn", action="store_true", help="forget its rhythm and phases too: what is now is usual"
+    )
     command.add_argument("--state", type=Path, metavar="FILE", help="memory (default: in the registry's folder)")
 
 
+def _add_profile(commands: Any) -> None:
+    command = _add(commands, "profile", "count a part of the log, beside other parts on other machines", _profile)
+    command.add_argument("--log", default=os.environ.get(LOG, ""), metavar="URL", help="the prediction log")
+    command.add_argument("--part", required=True, metavar="K/N", help="which part of how many, such as 1/4")
+    command.add_argument("--since", required=True, metavar="DAY", help="first day, YYYY-MM-DD, UTC")
+    command.add_argument("--until", required=True, metavar="DAY", help="last day, one that has ended")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def _add_merge(commands: Any) -> None:
+    command = _add(commands, "merge", "judge the parts of a log as one window and write the report", _merge)
+    command.add_argument("parts", type=Path, nargs="+", metavar="DIR", help="folders that `profile` wrote")
+    command.add_argument("--report", type=Path, default=Path("reports/drift.json"), metavar="FILE", help="to write")
+    command.add_argument("--exit-code", action="store_true", help="exit 6 when something has drifted")
+
+
 def _once(options: argparse.Namespace) -> None:
+    from monitoring.notifier import Notifier, read_targets
     from monitoring.triggers import Carrier, open_trigger
     from mtlops.report import write_report
     from mtlops.steps.monitor import Monitor
@@ -132,11 +157,14 @@ def _once(options: argparse.Namespace) -> None:
     params = _params(options)
     place = _place(options)
     carrier = Carrier(open_trigger(params, place), place, params=params) if options.trigger else None
+    notifier = Notifier(read_targets())
     monitor = Monitor(params, **_where(options))
     try:
-        done, report = monitor.once()
+        done, report = monitor.once(clock=time.time() if options.live else None)
         if carrier and carrier.finish(monitor.state):
             _, report = monitor.once()
+        notifier.step(monitor.state, report)
+        notifier.finish(monitor.state)
     finally:
         monitor.close()
     write_report(options.report, report)
@@ -144,6 +172,7 @@ def _once(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from monitoring.notifier import Notifier, read_targets
     from monitoring.resident import Resident, serve, stopping_on_signals
     from monitoring.triggers import Carrier, open_trigger
     from mtlops.steps.monitor import Monitor, state_path
@@ -155,7 +184,7 @@ def _run(options: argparse.Namespace) -> None:
     place = _place(options)
     resident = Resident(
         lambda: Monitor(params, **where), carrier=Carrier(open_trigger(params, place), place, params=params),
-        interval_seconds=options.interval,
+        notifier=Notifier(read_targets()), interval_seconds=options.interval,
     )  # fmt: skip
     server = serve(resident, host=options.host, port=options.port)
     address, port = server.server_address[:2]
@@ -210,9 +239,30 @@ def _reset(options: argparse.Namespace) -> None:
             raise UsageError(f"--task {options.task}: no alarm is kept of it; there are: {', '.join(known) or 'none'}.")
         with state.transaction():
             state.run("DELETE FROM detectors WHERE name = ?", options.task)
+            if options.relearn:
+                state.run("DELETE FROM volumes WHERE name = ?", options.task)
+                state.run("DELETE FROM phases WHERE name = ?", options.task)
+                state.run("DELETE FROM facts WHERE name = ?", f"season.{options.task}")
             state.tell(options.task, f"alarms reset: {options.reason}", time=state.fact("newest") or 0)
     finally:
         state.close()
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from mtlops.steps.log_parts import profile_log
+
+    found = profile_log(log=options.log, part=options.part, since=options.since, until=options.until, out=options.out,
+                        registry=_registry(options), bundle=options.bundle)  # fmt: skip
+    print(json.dumps(found) if options.json else "  ".join(f"{key} {value}" for key, value in found.items()))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from mtlops.steps.log_parts import merge_log
+
+    report = merge_log(_params(options), parts=options.parts, registry=_registry(options), bundle=options.bundle,
+                       report=options.report)  # fmt: skip
+    levels = {name: task["level"] for name, task in report["tasks"].items()}
+    _show(options, {"level": report["level"], "levels": levels, "report": str(options.report)}, report)
 
 
 def _params(options: argparse.Namespace) -> "Params":

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from monitoring.metrics import Metrics
+from monitoring.notifier import Notifier
 from monitoring.triggers import Carrier
 from mtlops.errors import ArtefactError, PlatformError
 from mtlops.files import to_json
@@ -30,15 +31,18 @@ class Resident:
     Args:
         opened: makes the monitor; asked again after an error, since a champion may not be there yet.
         carrier: carries out requests.
+        notifier: tells people of alarms.
         interval_seconds: between the ends and starts of passes.
     """
 
-    def __init__(self, opened: Callable[[], Monitor], *, carrier: Carrier, interval_seconds: float) -> None:
+    def __init__(
+        self, opened: Callable[[], Monitor], *, carrier: Carrier, notifier: Notifier, interval_seconds: float
+    ) -> None:  # fmt: skip
         self.metrics = Metrics()
         self.report: dict[str, Any] | None = None
         self.trouble = "the first pass has not ended"
         self.stopped = threading.Event()
-        self._opened, self._carrier, self._interval = opened, carrier, interval_seconds
+        self._opened, self._carrier, self._notifier, self._interval = opened, carrier, notifier, interval_seconds
         self._monitor: Monitor | None = None
 
     def run(self) -> None:
@@ -59,8 +63,9 @@ class Resident:
             if self._monitor is None:
                 self._monitor = self._opened()
             self._carrier.step(self._monitor.state)
-            _, report = self._monitor.once()
+            _, report = self._monitor.once(clock=time.time())
             self._tell(report)
+            self._notifier.step(self._monitor.state, report)
         except (PlatformError, ArtefactError) as error:
             if str(error) != self.trouble:
                 logger.warning("%s Trying again every %g s.", error, self._interval)

@@ -233,6 +233,22 @@ POOLINGS: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
+WATCHED: Mapping[str, Entry] = MappingProxyType(
+    {
+        "input": Entry("statistics of the texts, and columns of the user"),
+        "embedding": Entry("the encoder's vector of each text"),
+        "prediction": Entry("the answers: labels, confidences, probabilities, values"),
+        "estimate": Entry("accuracy that calibrated probabilities promise, without labels"),
+        "label": Entry("true labels that came late"),
+        "quality": Entry("loss and correctness of the answers whose labels came"),
+        "data": Entry("rows that cannot be used: a fact, no test"),
+        "volume": Entry(
+            "rows in an hour against the same phase of earlier days or weeks", "mtlops.drift.volume:Rhythm"
+        ),
+    }
+)
+"""Kinds of what monitoring watches: a cell is one of them of one task."""
+
 DRIFT: Mapping[str, Entry] = MappingProxyType(
     {
         "numeric": Entry(

@@ -474,6 +474,17 @@ class Drift(_Section):
     bad_rows_share: float = Field(0.02, gt=0, lt=1)
     """Monitoring: a data fault is reported when more than this share of a window's rows is not usable (no
     probabilities, unknown labels, no text statistics)."""
+    season: Literal["none", "daily", "weekly"] = "none"
+    """Monitoring: after what time production repeats itself; hours are those of UTC. Then rows are compared with those
+    of the same phase: docs/monitoring.md."""
+    season_hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
+    """Monitoring: hours of a phase. A window ends with its phase; it needs `min_rows` to be judged."""
+    season_cycles: int = Field(2, ge=1, le=8)
+    """Monitoring: whole seasons without an alarm that are learnt before phases are judged."""
+    volume_minutes: Literal[10, 15, 20, 30, 60] = 60
+    """Monitoring: rows are counted in slots of so many minutes, each compared with earlier ones of the same phase."""
+    volume_factor: float = Field(3.0, gt=1)
+    """Monitoring: rows up to so many times more, or fewer, than usual are no fault."""
     feedback_days: float = Field(14.0, gt=0)
     """Monitoring: labels that come later than this find their answers forgotten; they are counted."""
     late_minutes: float = Field(10.0, gt=0)

@@ -17,6 +17,7 @@ _TABLES: Mapping[str, Mapping[str, catalog.Entry]] = {
     "Poolings (`model.pooling`)": catalog.POOLINGS,
     "Variants of the graph (`export.variants`)": catalog.VARIANTS,
     "Drift tests (`drift.columns.<column>`)": catalog.DRIFT,
+    "What is watched (kinds in reports, alerts and `trigger.kinds`)": catalog.WATCHED,
     "Triggers (`trigger.by`)": catalog.TRIGGERS,
     "Schedules of the learning rate (`train.schedule`)": catalog.SCHEDULES,
 }

@@ -14,6 +14,8 @@ from mtlops.catalog import suggest
 from mtlops.errors import MtlopsError, UsageError
 
 _DEFAULT_WORKSPACE = Path("runs")
+_DEFAULT_OUT = Path("models/candidate")
+_REPORTS = Path("reports")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines", description="The pipelines for Kubeflow: training and continuous."
+        prog="python -m pipelines", description="The pipelines for Kubeflow: training, continuous and profiling."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_compile(commands)
@@ -73,14 +75,19 @@ def _compiled_text(pipeline: str) -> str:
 
 def _add_request(command: argparse.ArgumentParser, *, or_file: bool = False) -> None:
     command.add_argument(
-        "--pipeline", default="training", metavar="training|continuous",
-        help="train the whole suite (default), or update --tasks of the registry's champion with --window"
+        "--pipeline", default="training", metavar="training|continuous|profiling",
+        help="train the whole suite (default); update --tasks of the registry's champion with --window; judge the days "
+             "--since to --until of --log against it, in --parts"
              + "; or a compiled pipeline's file" * or_file,
     )  # fmt: skip
     command.add_argument(
         "--window", default="", metavar="FILE",
         help="continuous: labelled rows, or a recorded window, relative to the data repository",
     )  # fmt: skip
+    command.add_argument("--log", default="", metavar="URL", help="profiling: the prediction log")
+    command.add_argument("--since", default="", metavar="DAY", help="profiling: first day, YYYY-MM-DD, UTC")
+    command.add_argument("--until", default="", metavar="DAY", help="profiling: last day, one that has ended")
+    command.add_argument("--parts", type=int, default=4, metavar="N", help="profiling: parts side by side (default: 4)")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
     command.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
@@ -95,7 +102,7 @@ def _add_request(command: argparse.ArgumentParser, *, or_file: bool = False) -> 
 
 
 def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
-    from pipelines.requests import read_request, with_window
+    from pipelines.requests import of_log, read_request, with_window
 
     is_continuous = options.pipeline == "continuous"
     if options.window and not is_continuous:
@@ -109,6 +116,8 @@ def _request(options: argparse.Namespace, *, data_repo: str) -> Any:
         data_repo=data_repo,
         data_rev=options.data_rev,
     )
+    if options.pipeline == "profiling":
+        return of_log(request, log=options.log, since=options.since, until=options.until, parts=options.parts)
     return with_window(request, options.window) if is_continuous else request
 
 
@@ -117,7 +126,7 @@ def _add_run(commands: Any) -> None:
     command = commands.add_parser("run", help=summary, description=summary)
     command.set_defaults(command=_run)
     _add_request(command, or_file=True)
-    command.add_argument("--out", type=Path, default=Path("models/candidate"), metavar="DIR", help="gets the bundle")
+    command.add_argument("--out", type=Path, default=_DEFAULT_OUT, metavar="DIR", help="gets the bundle, or the report")
     command.add_argument("--workspace", type=Path, default=_DEFAULT_WORKSPACE, metavar="DIR", help="outputs and logs")
     command.add_argument(
         "--runner", choices=("subprocess", "docker"), default="subprocess",
@@ -137,6 +146,9 @@ def _run(options: argparse.Namespace) -> None:
     data_repo = options.data_repo or str(options.params.resolve().parent)
     data = Path(data_repo).resolve() if Path(data_repo).is_dir() else None
     request = _request(options, data_repo=str(data or data_repo))
+    if options.pipeline == "profiling":
+        _run_profiling(options, request)
+        return
     # Downloads and the trunk cache are shared with `mtlops` and DVC; both are checked by hash on every use.
     os.environ.setdefault("MTLOPS_WORK", str(Path("data").resolve()))
     compiled = compiled_path(options.pipeline) if options.pipeline in PIPELINES else Path(options.pipeline)
@@ -162,6 +174,23 @@ def _run(options: argparse.Namespace) -> None:
         return
     print(table(run))
     print(f"verdict {run.outputs['verdict']}, bundle {options.out}, log {run.log}")
+
+
+def _run_profiling(options: argparse.Namespace, request: Any) -> None:
+    from pipelines.compiling import compiled_path
+    from pipelines.local import copy_reports, run_pipeline, table
+
+    if options.runner == "docker":
+        raise UsageError("--runner docker is for pipelines that train; profiling runs in processes of this Python.")
+    echo = None if options.quiet else sys.stderr
+    run = run_pipeline(compiled_path("profiling"), request.arguments(), workspace=options.workspace, echo=echo)
+    report = copy_reports(run, _REPORTS if options.out == _DEFAULT_OUT else options.out)
+    if options.json:
+        tasks = [vars(task) for task in run.tasks]
+        print(json.dumps({"level": run.outputs["level"], "report": str(report), "tasks": tasks}))
+        return
+    print(table(run))
+    print(f"level {run.outputs['level']}, report {report}, log {run.log}")
 
 
 def _alone(options: argparse.Namespace, request: Any) -> Any:
@@ -238,7 +267,7 @@ def _known(pipeline: str) -> str:
 
 
 def _run_name(request: Any, pipeline: str) -> str:
-    return f"{pipeline} {request.tasks or 'all tasks'} {request.code_digest[:8]}"
+    return f"{pipeline} {request.label()}"
 
 
 def _add_schedule(commands: Any) -> None:
@@ -258,6 +287,8 @@ def _schedule(options: argparse.Namespace) -> None:
     from pipelines.compiling import without_cached_data
 
     check_cron(options.cron)
+    if options.pipeline == "profiling":
+        raise UsageError("profiling judges given days: submit it. `python -m monitoring once` is for each day anew.")
     text = _compiled_text(_known(options.pipeline))
     request = _request(options, data_repo=options.data_repo)
     cluster = _cluster(options)

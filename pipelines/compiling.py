@@ -11,9 +11,10 @@ from kfp import compiler
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import write_text
 from pipelines.continuous import continuous_pipeline
+from pipelines.profiling import profiling_pipeline
 from pipelines.training import training_pipeline
 
-PIPELINES = {"training": training_pipeline, "continuous": continuous_pipeline}
+PIPELINES = {"training": training_pipeline, "continuous": continuous_pipeline, "profiling": profiling_pipeline}
 """The pipelines by name."""
 
 COMPILED = Path("pipelines/compiled/training.yaml")

@@ -87,7 +87,7 @@ class Progress(io.TextIOBase):
         self.log = folder / "log.txt"
         self._folder, self._echo = folder, echo
         self._line = ""
-        self._started: dict[str, float] = {}
+        self._started: dict[str, list[float]] = {}
         (folder / "logs").mkdir()
 
     def write(self, text: str) -> int:
@@ -99,7 +99,7 @@ class Progress(io.TextIOBase):
 
     def _take(self, line: str) -> None:
         if found := _STARTED.search(line):
-            self._started[found[1]] = time.monotonic()
+            self._started.setdefault(found[1], []).append(time.monotonic())
             log = self._folder / f"logs/{len(self.tasks) + 1:02}-{found[1]}.txt"
             self.tasks.append(Task(found[1], "RUNNING", log=str(log)))
             self._say(f"{found[1]}: started")
@@ -120,8 +120,9 @@ class Progress(io.TextIOBase):
                 file.write(line + "\n")
 
     def _finish(self, name: str, state: str) -> None:
-        task = next(t for t in reversed(self.tasks) if t.name == name)
-        task.state, task.seconds = state, time.monotonic() - self._started[name]
+        # Of tasks of one name side by side kfp does not say which has ended: the first of them is taken.
+        task = next(t for t in self.tasks if t.name == name and t.state == "RUNNING")
+        task.state, task.seconds = state, time.monotonic() - self._started[name].pop(0)
         if state == "SUCCESS" and self._results(name) < self._successes(name):
             task.state = "LOST"
         self._say(f"{name}: {task.state} after {task.seconds:.1f} s")
@@ -195,6 +196,21 @@ def copy_bundle(run: Run, folder: Path) -> None:
         raise PlatformError(f"{source}: the run left no bundle here. Read {run.log}.")
     with atomic_folder(folder) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
+
+
+def copy_reports(run: Run, folder: Path) -> Path:
+    """Copies drift.json and its page, which a run of `profiling` made, to `folder`; returns where the first lies.
+
+    Raises:
+        PlatformError: the run has none.
+    """
+    source = Path(run.outputs["reports"].path)
+    if not (source / "drift.json").is_file():
+        raise PlatformError(f"{source}: the run left no report here. Read {run.log}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("drift.json", "drift.html"):
+        shutil.copyfile(source / name, folder / name)
+    return folder / "drift.json"
 
 
 def reasons(run: Run) -> list[str]:

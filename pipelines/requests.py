@@ -43,9 +43,13 @@ class Request:
     data_md5: str
     code_digest: str
 
-    def arguments(self) -> dict[str, str]:
+    def arguments(self) -> dict[str, Any]:
         """Returns the pipeline's arguments by name."""
         return asdict(self)
+
+    def label(self) -> str:
+        """Returns what tells the run from others, for people."""
+        return f"{self.tasks or 'all tasks'} {self.code_digest[:8]}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,51 @@ class WindowRequest(Request):
 
     window: str
     window_md5: str
+
+
+@dataclass(frozen=True)
+class LogRequest:
+    """Parameters of the profiling pipeline; the fields are its inputs.
+
+    Attributes:
+        params: params.yaml as text, with overrides applied.
+        log: URL or absolute folder of the prediction log.
+        registry: URL or absolute folder of the registry whose champion is watched.
+        since: first day, YYYY-MM-DD, UTC.
+        until: last day, one that has ended.
+        parts: `1/N` to `N/N`.
+    """
+
+    params: str
+    log: str
+    registry: str
+    since: str
+    until: str
+    parts: list[str]
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the pipeline's arguments by name."""
+        return asdict(self)
+
+    def label(self) -> str:
+        """Returns what tells the run from others, for people."""
+        return f"{self.since} to {self.until} in {len(self.parts)} parts"
+
+
+def of_log(request: Request, *, log: str, since: str, until: str, parts: int) -> LogRequest:
+    """Returns the parameters of the profiling pipeline.
+
+    Raises:
+        UsageError: log, registry or days are missing, or the number of parts is none.
+    """
+    needed = ((log, "--log URL"), (request.registry, "--registry URL"), (since, "--since DAY"), (until, "--until DAY"))
+    for value, option in needed:
+        if not value:
+            raise UsageError(f"the profiling pipeline judges some days of a prediction log: give {option}.")
+    if parts < 1:
+        raise UsageError(f"--parts {parts}: give at least 1.")
+    shares = [f"{number}/{parts}" for number in range(1, parts + 1)]
+    return LogRequest(request.params, _registry_place(log), request.registry, since, until, shares)
 
 
 def with_window(request: Request, window: str) -> WindowRequest:

@@ -28,6 +28,8 @@ RESOURCES = {
     "show": ("100m", "256Mi"),
     "export": ("1", "4Gi"),
     "promote": ("500m", "1Gi"),
+    "profile": ("1", "1Gi"),
+    "merge": ("500m", "1Gi"),
 }
 """CPU and memory that each task asks for."""
 

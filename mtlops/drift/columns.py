@@ -18,6 +18,9 @@ from mtlops.decoding import Outputs
 from mtlops.tasks import Task
 
 KINDS = ("input", "embedding", "prediction", "estimate", "label", "quality")
+"""Those of `catalog.WATCHED` that columns have."""
+
+RIGHT, WRONG = "right", "wrong"
 
 _SHARES = {
     "non_ascii_share": r"[^\x00-\x7F]",
@@ -146,7 +149,20 @@ def quality_columns(task: Task, outputs: Outputs, encoded: NDArray[Any]) -> dict
     return {
         "quality.loss": Column("quality", "numeric", loss),
         "quality.correct": Column("quality", "categorical", np.where(correct, "yes", "no").tolist()),
+        "quality.calibration": Column("quality", "categorical", _calibration(chance_of_right(task, outputs), correct)),
     }
+
+
+def tenths(chances: NDArray[np.float64]) -> list[str]:
+    """Returns the tenth that each chance (N,) of being right lies in, in words."""
+    found = np.clip((chances * 10.0).astype(np.int64), 0, 9)
+    return [f"promised {10 * k}-{10 * k + 10}%" for k in found.tolist()]
+
+
+def _calibration(chances: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[str]:
+    """What answers promised and whether they kept it: a reliability diagram, as counts."""
+    kept = np.where(correct, RIGHT, WRONG).tolist()
+    return [f"{promised}: {said}" for promised, said in zip(tenths(chances), kept, strict=True)]
 
 
 def _user_values(values: pa.ChunkedArray, test: str) -> Any:

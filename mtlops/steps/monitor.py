@@ -86,8 +86,11 @@ class Monitor:
         """Lets go of the state."""
         self.state.close()
 
-    def once(self) -> tuple[Monitored, dict[str, Any]]:
+    def once(self, *, clock: float | None = None) -> tuple[Monitored, dict[str, Any]]:
         """Reads what is new; returns what was found and the report.
+
+        Args:
+            clock: Unix time now, where the log is being written: it shows that rows have stopped.
 
         Raises:
             ArtefactError: the champion's bundle is damaged.
@@ -100,7 +103,8 @@ class Monitor:
         if references.bundle_id != self.watch.references.bundle_id:
             logger.info("champion=%s: references are those of this bundle now", references.bundle_id)
             self.watch = Watch(self._params.drift, references, self.state)
-        progress = self.watch.catch_up(self.log, listed=listed)
+        now = None if clock is None else int(clock * 1e6)
+        progress = self.watch.catch_up(self.log, listed=listed, clock=now)
         self._is_first = False
         with self.state.transaction():
             request = request_training(self.state, references, trigger=self._params.trigger, log=self.log.url)

@@ -18,14 +18,26 @@ from mtlops.prediction_log import PREDICTIONS
 from mtlops.watch.judging import Judge
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
 from mtlops.watch.references import References
-from mtlops.watch.rows import UNREADABLE, Sample, kept_answers, label_of, labelled, outputs_of, parse_predictions
+from mtlops.watch.rows import (
+    UNREADABLE,
+    Sample,
+    answered_by,
+    kept_answers,
+    label_of,
+    labelled,
+    outputs_of,
+    parse_predictions,
+)
+from mtlops.watch.seasons import Seasons
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
+from mtlops.watch.volumes import Volumes
 
 _DAY = 86_400_000_000
 _ROWS_AT_ONCE = 20_000
 _FILES_AT_ONCE = 64
 _NAMES_KEPT_DAYS = 3
+_NO_END = 1 << 62
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +64,22 @@ class Watch:
     def __init__(self, drift: Drift, references: References, state: State) -> None:
         self.drift, self.references, self.state = drift, references, state
         self.judge = Judge(drift, references, state)
+        self.seasons = Seasons(drift, references, self.judge)
+        self.volumes = Volumes(drift, references, self.judge)
         self._streams: dict[tuple[str, str], Stream] = {}
         with state.transaction():
             self._rebase()
         self._load()
 
-    def catch_up(self, log: PredictionLog, *, listed: tuple[list[LogFile], list[str]]) -> Progress:
+    def catch_up(
+        self, log: PredictionLog, *, listed: tuple[list[LogFile], list[str]], clock: int | None = None
+    ) -> Progress:  # fmt: skip
         """Reads what is new in the log, in transactions of some files each; returns what was done.
 
         Args:
             log: to read.
             listed: what `PredictionLog.files` found.
+            clock: the time now in microseconds, where the log is being written: it shows that rows have stopped.
 
         Raises:
             PlatformError: log or state cannot be read or written. What was done before is kept.
@@ -89,6 +106,9 @@ class Watch:
                 and file.sequence >= read.get(f"{file.table}/{file.writer}", 0)
             ]  # fmt: skip
             self.state.remember("forgotten_files", len(late))
+            if clock is not None:
+                self.volumes.close(self.state.fact("newest") or 0, clock=clock)
+                self.volumes.save()
             if progress.files:
                 self._find_lost()
                 self._tidy()
@@ -96,21 +116,16 @@ class Watch:
 
     def take_predictions(self, table: pa.Table) -> list[dict[str, Any]]:
         """Takes rows of the table `predictions`; returns the windows that they filled."""
-        champion = pc.equal(table["role"], "champion")
-        self.state.count("rows", table.num_rows)
-        self.state.count("rows_of_other_roles", table.num_rows - int(pc.sum(champion).as_py() or 0))
-        table = table.filter(champion)
-        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept_answers(table))
-        current = pc.equal(table["bundle_id"], self.references.bundle_id)
-        self.state.count("rows_of_other_bundles", table.num_rows - int(pc.sum(current).as_py() or 0))
-        table = table.filter(current)
-        if not table.num_rows:
+        answered = answered_by(table, self.references.bundle_id, self.references.tasks)
+        for what, number in answered.counts.items():
+            self.state.count(what, number)
+        kept = kept_answers(answered.champion)
+        self.state.run_many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
+        self.volumes.count(answered.champion)
+        if not answered.rows.num_rows:
             return []
-        known = pa.array([task.name for task in self.references.tasks])
-        is_known = pc.is_in(table["task"], value_set=known)
-        self.state.count("rows_of_unknown_tasks", table.num_rows - int(pc.sum(is_known).as_py() or 0))
-        parsed = parse_predictions(table.filter(is_known), self.references.tasks)
-        self._remember_time(int(pc.max(table["time"]).cast(pa.int64()).as_py()))
+        parsed = parse_predictions(answered.rows, self.references.tasks)
+        self._remember_time(int(pc.max(answered.rows["time"]).cast(pa.int64()).as_py()))
         found = []
         for name in (ENCODER, *(task.name for task in self.references.tasks)):
             faults = parsed.faults.get(name, Counter())
@@ -137,7 +152,12 @@ class Watch:
         found: list[dict[str, Any]] = []
         with self.state.transaction():
             full = [stream for stream in self._streams.values() if stream.rows >= self.drift.min_rows]
-            found += [self._close(stream) for stream in full]
+            for stream in full:
+                found += self._close(stream)
+            for name in () if self.seasons.is_none else self.references.by_name:
+                ended = list(self.seasons.finish(name))
+                self._add_windows(name, TRAFFIC, ended)
+                found += ended
             self._save()
         return found
 
@@ -160,6 +180,7 @@ class Watch:
                 rows = table.num_rows
                 take = self.take_predictions if file.table == PREDICTIONS else self.take_labels
                 progress.windows += take(table)
+                self.volumes.close(self.state.fact("newest") or 0)
             self.state.run(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", file.name, file.table, file.writer, file.sequence,
                 file.micros, rows, reason,
@@ -223,36 +244,55 @@ class Watch:
         reference = self.references.by_name[name]
         if sample is None or not len(sample):
             stream.faults.update(+faults)
-        most = self.drift.audit_rows if source == LABELS else self.drift.window_rows
-        limit = int(self.drift.window_minutes * 60e6)
+        most, least = self._limits(source)
         found, position, rows = [], 0, 0 if sample is None else len(sample)
         while sample is not None and position < rows:
-            start = int(sample.times[position]) if stream.start is None else stream.start
+            end = self._end_of(stream, int(sample.times[position]))
             stop = min(rows, position + max(1, most - stream.rows))
-            over = np.flatnonzero(sample.times[position:stop] - start >= limit)
+            over = np.flatnonzero(sample.times[position:stop] >= end)
             if len(over):
-                stop = min(stop, max(position + int(over[0]), position + self.drift.min_rows - stream.rows))
+                stop = min(stop, max(position + int(over[0]), position + least - stream.rows))
             if stop > position:
                 stream.add(sample.part(position, stop), reference)
                 stream.faults.update(_share_of(faults, position, stop=stop, rows=rows))
-            is_old = stop < rows and int(sample.times[stop]) - start >= limit
+            is_old = stop < rows and int(sample.times[stop]) >= end
             position = stop
-            if stream.rows >= most or (is_old and stream.rows >= self.drift.min_rows):
-                found.append(self._close(stream))
+            if stream.rows >= most or (is_old and stream.rows >= least):
+                found += self._close(stream)
                 stream = self._streams[name, source]
-        if stream.rows + stream.bad >= most:
-            found.append(self._close(stream))
+        if stream.rows + stream.bad >= most or stream.bad >= self.drift.window_rows:
+            found += self._close(stream)
         return found
 
-    def _close(self, stream: Stream) -> dict[str, Any]:
-        content = self.judge.close(stream)
-        self.state.add_window(stream.name, source=stream.source, version=stream.version,
-                              bundle=self.references.bundle_id, content=content)  # fmt: skip
-        self.state.count(f"windows.{stream.source}", 1)
-        reference = self.references.by_name[stream.name]
+    def _limits(self, source: str) -> tuple[int, int]:
+        """Most rows of a window, and the least with which it may end by time."""
+        if self.seasons.is_none:
+            most = self.drift.audit_rows if source == LABELS else self.drift.window_rows
+            return most, self.drift.min_rows
+        return (_NO_END, self.drift.audit_rows) if source == LABELS else (self.drift.window_rows, 0)
+
+    def _end_of(self, stream: Stream, first: int) -> int:
+        """The time at which an open window ends; with a season, labels are judged in whole seasons."""
+        start = first if stream.start is None else stream.start
+        if self.seasons.is_none:
+            return start + int(self.drift.window_minutes * 60e6)
+        return start + self.seasons.season_micros if stream.source == LABELS else self.seasons.end_of(stream, first)
+
+    def _close(self, stream: Stream) -> list[dict[str, Any]]:
+        by_phase = stream.source == TRAFFIC and not self.seasons.is_none
+        contents = list(self.seasons.close(stream)) if by_phase else [self.judge.close(stream)]
+        self._add_windows(stream.name, stream.source, contents)
         last = max(stream.stop, stream.last or 0)
+        reference = self.references.by_name[stream.name]
         self._streams[stream.name, stream.source] = Stream.fresh(reference, stream.source, last=last)
-        return content
+        return contents
+
+    def _add_windows(self, name: str, source: str, contents: Iterable[Mapping[str, Any]]) -> None:
+        version = self.references.by_name[name].version
+        for content in contents:
+            self.state.add_window(name, source=source, version=version, bundle=self.references.bundle_id,
+                                  content=content)  # fmt: skip
+            self.state.count(f"windows.{source}", 1)
 
     def _rebase(self) -> None:
         """Where the champion's task or its reference is another than before, evidence starts anew, with a record."""
@@ -265,7 +305,7 @@ class Watch:
                 self.state.tell(name, f"reference of bundle {self.references.bundle_id}: alarms start anew", time=now)
         self.state.run_many("DELETE FROM streams WHERE name = ? AND version != ?", list(versions.items()))
         self.state.run_many("DELETE FROM detectors WHERE name = ? AND version != ?", list(versions.items()))
-        for table in ("streams", "detectors"):
+        for table in ("streams", "detectors", "volumes", "phases"):
             for row in self.state.rows(f"SELECT DISTINCT name FROM {table}"):  # noqa: S608 - our own names
                 if row["name"] not in versions:
                     self.state.run(f"DELETE FROM {table} WHERE name = ?", row["name"])  # noqa: S608
@@ -283,8 +323,10 @@ class Watch:
             for source in (TRAFFIC, LABELS) if reference.task else (TRAFFIC,):
                 found.setdefault((name, source), Stream.fresh(reference, source))
         self._streams = found
+        self.volumes.load()
 
     def _save(self) -> None:
+        self.volumes.save()
         for (name, source), stream in self._streams.items():
             facts, arrays = stream.pack()
             self.state.run("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?)", name, source, stream.version,
@@ -348,7 +390,7 @@ def first_day(state: State) -> date | None:
 
 def _share_of(faults: Counter[str], start: int, *, stop: int, rows: int) -> Counter[str]:
     """The faults of a table that fall to some of its rows: evenly, so that every window has its part of them."""
-    return Counter({what: n * stop // rows - n * start // rows for what, n in faults.items()})
+    return +Counter({what: n * stop // rows - n * start // rows for what, n in faults.items()})
 
 
 def _groups(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:

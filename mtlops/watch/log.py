@@ -1,6 +1,5 @@
 """The prediction log as a reader sees it: which files there are, and their rows or what is wrong with them."""
 
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class PredictionLog:
         if content is None:
             raise DamagedFileError("it has gone between listing and reading")
         try:
-            table = pq.read_table(io.BytesIO(content))
+            table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedFileError(f"cannot be read as Parquet ({str(error).splitlines()[0]})") from None
         return _fit(table, SCHEMAS[file.table])

@@ -120,6 +120,21 @@ class Sample:
         return np.asarray(np.isfinite(vectors).all(axis=1))
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The rows of a log that count.
+
+    Attributes:
+        champion: rows that a champion answered, whichever.
+        rows: those of the bundle that is watched, of tasks that it has.
+        counts: all rows, and those that were left out, by reason.
+    """
+
+    champion: pa.Table
+    rows: pa.Table
+    counts: Counter[str]
+
+
 @dataclass
 class Parsed:
     """What a table of the log holds.
@@ -131,6 +146,22 @@ class Parsed:
 
     samples: dict[str, Sample] = field(default_factory=dict)
     faults: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def answered_by(table: pa.Table, bundle_id: str, tasks: Sequence[Task]) -> Answered:
+    """Returns the rows of a predictions table that a bundle answered as champion."""
+    champion = _where(table, pc.equal(table["role"], "champion"))
+    own = _where(champion, pc.equal(champion["bundle_id"], bundle_id))
+    known = _where(own, pc.is_in(own["task"], value_set=pa.array([task.name for task in tasks])))
+    counts = {"rows": table.num_rows, "rows_of_other_roles": table.num_rows - champion.num_rows,
+              "rows_of_other_bundles": champion.num_rows - own.num_rows,
+              "rows_of_unknown_tasks": own.num_rows - known.num_rows}  # fmt: skip
+    return Answered(champion, known, Counter(counts))
+
+
+def _where(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
+    """The rows that a mask keeps; a table of which all are kept is not copied."""
+    return table if pc.all(mask).as_py() else table.filter(mask)
 
 
 def parse_predictions(table: pa.Table, tasks: Sequence[Task]) -> Parsed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mtlops.errors import ArtefactError, PlatformError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,6 +40,18 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, name TEXT NO
 CREATE TABLE requests (id TEXT PRIMARY KEY, time INTEGER NOT NULL, status TEXT NOT NULL, updated INTEGER NOT NULL,
   content TEXT NOT NULL) WITHOUT ROWID;
 """
+
+_SECOND = """
+CREATE TABLE volumes (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE phases (name TEXT, is_learnt INTEGER, phase INTEGER, version TEXT NOT NULL, cycles TEXT NOT NULL,
+  facts TEXT NOT NULL, arrays BLOB NOT NULL, PRIMARY KEY (name, is_learnt, phase)) WITHOUT ROWID;
+CREATE TABLE told (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE outbox (id INTEGER PRIMARY KEY, target TEXT NOT NULL, name TEXT NOT NULL, title TEXT NOT NULL,
+  body TEXT NOT NULL, status TEXT NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL);
+"""
+
+_UPGRADES = {1: _SECOND}
+"""What makes the next version out of one."""
 
 _KEPT_WINDOWS = 500
 _KEPT_EVENTS = 1000
@@ -169,13 +181,14 @@ class State:
 
     def _create(self) -> None:
         version = self.rows("PRAGMA user_version")[0][0]
-        if version == 0:
+        if version < SCHEMA_VERSION:
+            steps = [*([] if version else [_TABLES]), *(_UPGRADES[k] for k in range(max(1, version), SCHEMA_VERSION))]
             with self.transaction():
-                for statement in _TABLES.split(";\n"):
+                for statement in "".join(steps).split(";\n"):
                     if statement.strip():
                         self.run(statement)
                 self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        elif version > SCHEMA_VERSION:
             raise ArtefactError(
                 f"{self.path}: schema_version {version}, this mtlops reads {SCHEMA_VERSION}. Use the mtlops that made "
                 f"it, or move it away."

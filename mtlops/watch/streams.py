@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,17 @@ class Stream:
             self.late += int((sample.times < self.last).sum())
         self._keep(sample)
 
+    def merged(self, other: "Stream") -> "Stream":
+        """Returns the rows of this window and of a later one of the same reference as one."""
+        kept = {name: np.concatenate([values, other.kept[name]])[:MOST_ANSWERS] if name in other.kept else values
+                for name, values in self.kept.items()}  # fmt: skip
+        starts = [start for start in (self.start, other.start) if start is not None]
+        return replace(
+            self, profile=self.profile + other.profile, rows=self.rows + other.rows, start=min(starts, default=None),
+            stop=max(self.stop, other.stop), late=self.late + other.late, faults=self.faults + other.faults,
+            kept=kept or other.kept,
+        )  # fmt: skip
+
     def pack(self) -> tuple[str, bytes]:
         """Returns what `unpack` reads."""
         profile, arrays = self.profile.pack()
@@ -116,5 +127,5 @@ def basis(reference: Reference, source: str) -> Profile:
 
 
 def num_cells(reference: Reference) -> int:
-    """Returns how many detectors a reference gives: one for each kind."""
-    return len({part.kind for part in reference.profile.parts.values()})
+    """Returns how many detectors a reference gives: one for each kind, and one for the number of a task's rows."""
+    return len({part.kind for part in reference.profile.parts.values()}) + (reference.task is not None)

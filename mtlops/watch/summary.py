@@ -38,7 +38,7 @@ def summarise(watch: Watch, *, log: str) -> dict[str, Any]:
             "months_to_a_false_alarm_of_a_cell": watch.judge.threshold,
         },
         "tasks": tasks,
-        "warnings": _warnings(watch),
+        "warnings": [*_warnings(watch), *_learning(watch)],
         "log": {"url": log, **_log_facts(state)},
         "requests": all_requests(state),
         "events": [{**event, "time": iso(event["time"])} for event in state.events()],
@@ -57,7 +57,7 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
     cells = {row["kind"]: {**json.loads(row["cell"])} for row in found}
     newest = {cell["kind"]: cell for source in windows for cell in _cells(windows[source])}
     for cell in cells.values():
-        cell["columns"] = newest.get(cell["kind"], {}).get("columns", {})
+        cell["columns"] = newest.get(cell["kind"], {}).get("columns") or _moved(cell)
         cell["since"] = None if cell["since"] is None else iso(cell["since"])
     diagnoses = [w[0].get("diagnosis") for w in windows.values() if w and w[0].get("diagnosis")]
     latest = {source: w[0] for source, w in windows.items() if w}
@@ -65,7 +65,7 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
     return {
         "level": level,
         "cells": cells,
-        "diagnosis": None if level == OK or not diagnoses else diagnoses[-1],
+        "diagnosis": watch.judge.volume_diagnosis(name) or (diagnoses[-1] if level != OK and diagnoses else None),
         "priors": latest.get(LABELS, {}).get("priors"),
         "metrics": {key: value for w in latest.values() for key, value in (w.get("metrics") or {}).items()},
         "open": {
@@ -77,6 +77,20 @@ def _task(watch: Watch, name: str) -> dict[str, Any]:
         "history": [_point(w) for w in sorted([*windows[TRAFFIC], *windows[LABELS]], key=_stop, reverse=True)],
         "decision": (state.fact("decisions") or {}).get(name),
     }
+
+
+def _learning(watch: Watch) -> list[str]:
+    """Tasks whose phases have no reference yet."""
+    of = watch.drift.season_cycles
+    return [
+        f"{name}: {learnt} of {of} seasons learnt ({watch.drift.season}); until then a window is a whole season."
+        for name, learnt in watch.seasons.learning().items()
+    ]
+
+
+def _moved(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What moved in a cell that is no test of columns."""
+    return {cell["kind"]: {"moved": cell["moved"], "score": cell["score"]}} if cell.get("moved") else {}
 
 
 def _cells(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -275,10 +275,12 @@ def _w_squared(shift: float, share: float) -> float:
     return float(((p - q) ** 2 / (share * p + (1.0 - share) * q)).sum())
 
 
-def _any_alarm(rng: np.random.Generator, tasks: int, settings: Settings) -> bool:
+def _any_alarm(
+    rng: np.random.Generator, tasks: int, settings: Settings, *, sizes: tuple[int, int] = (2000, 1000)
+) -> bool:
     findings = {}
     for task in range(tasks):
-        columns = [_columns(rng, rows) for rows in (2000, 1000)]
+        columns = [_columns(rng, rows) for rows in sizes]
         reference = Profile.fit(ENCODER, columns[0], trunk="t", settings=settings)
         findings[f"task{task}"] = reference.compare(reference.of(columns[1]), settings)
     return any(cell.verdict == DRIFTED for cell in judge(findings, settings))

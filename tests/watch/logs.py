@@ -48,13 +48,15 @@ class World:
         shift: of texts, in standard deviations.
         shares: of the classes of mood.
         concept: share of mood's labels that are not what they were.
+        width: numbers in an embedding.
     """
 
     def __init__(
-        self, seed: int, *, shift: float = 0.0, shares: Sequence[float] = SHARES, concept: float = 0.0
-    ) -> None:
+        self, seed: int, *, shift: float = 0.0, shares: Sequence[float] = SHARES, concept: float = 0.0,
+        width: int = WIDTH,
+    ) -> None:  # fmt: skip
         self.rng = np.random.default_rng(seed)
-        self.shift, self.shares, self.concept = shift, np.asarray(shares), concept
+        self.shift, self.shares, self.concept, self.width = shift, np.asarray(shares), concept, width
 
     def texts(self, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Statistics and embeddings of N texts."""
@@ -62,7 +64,7 @@ class World:
             "characters": self.rng.normal(100 + 20 * self.shift, 20, rows),
             "words": self.rng.poisson(12, rows) * 1.0,
         }
-        return statistics, (self.rng.normal(size=(rows, WIDTH)) + self.shift).astype(np.float32)
+        return statistics, (self.rng.normal(size=(rows, self.width)) + self.shift).astype(np.float32)
 
     def answers(self, task: Task, rows: int) -> tuple[Outputs, list[Any]]:
         """Calibrated answers and true labels."""
@@ -84,9 +86,11 @@ class World:
         return Outputs(probabilities=shares, labels=shares.argmax(axis=1)), [task.classes[k] for k in true]
 
 
-def write_bundle(folder: Path, *, seed: int = 0, rows: int = 4000, tasks: Sequence[Task] = TASKS) -> Bundle:
+def write_bundle(
+    folder: Path, *, seed: int = 0, rows: int = 4000, tasks: Sequence[Task] = TASKS, world: World | None = None
+) -> Bundle:
     """Writes a bundle with real references of synthetic rows; task files say which seed they are of."""
-    world = World(seed)
+    world = world or World(seed)
     statistics, vectors = world.texts(rows)
     inputs = {f"text.{name}": Column("input", "numeric", values) for name, values in statistics.items()}
     inputs |= embedding_column(vectors)
