@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -128,6 +129,7 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         MtlopsError: the bundle cannot be served.
     """
     _allow_many_connections()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # waking its threads for a few texts costs more than them
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         import uvloop
@@ -306,7 +308,7 @@ class _Server:
             application, http=reading_within(self._options.limits.read_seconds),
             ws="none", lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(self._options.stop_seconds) or 1,
-            server_header=False, backlog=_BACKLOG, **(tls or {}),
+            server_header=False, proxy_headers=False, backlog=_BACKLOG, **(tls or {}),
         )  # fmt: skip
         return _Http(config), sock
 

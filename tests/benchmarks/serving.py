@@ -7,11 +7,11 @@ the ratio within one, with its lowest and highest in brackets. CPU seconds of th
 import argparse
 import http.client
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from tests.tiny_suite import make_workspace, run_all
 _TEXTS = 64
 _REPETITIONS = 5
 _REQUESTS = 2_000
+_CLIENTS = (1, 8)
+_TASKS = 4
 _SWAPS = 12
 
 
@@ -130,7 +132,10 @@ def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
             memory = _memory_mb(running)
         around = _around_tiny(folder)
     rows = [
-        ["CPU ms of a request around the model (HTTP, queue, tokens, decoding, JSON)", round(around, 2)],
+        *(
+            [f"CPU ms of a request around the model (HTTP, queue, tokens, decoding, JSON, log), clients: {n}", found]
+            for n, found in around.items()
+        ),
         [f"swap of one task, pointer seen to new answers, mean of {_SWAPS}, ms", round(swap_ms, 1)],
         ["start until ready, hashing and golden rows included, s", round(seconds, 2)],
         ["peak memory, MB", round(memory)],
@@ -155,38 +160,56 @@ def _compare(contestants: Mapping[str, Callable[[], None]], *, size: int, num_te
     return rows
 
 
-def _around_tiny(folder: Path) -> float:
+def _around_tiny(folder: Path) -> dict[int, str]:
+    """CPU ms of a request around the model, by the number of clients that ask at the same time."""
     (folder / "tiny").mkdir()
     work = make_workspace(folder / "tiny")
     run_all(work)
-    bundle = Bundle.open(work.bundle)
-    with serving(folder / "tiny-server", "--bundle", str(work.bundle), "--workers", "1") as running:
-        return statistics.median(_around(running, bundle, ["a fine film", "the law"]) for _ in range(3))
+    runtime, found = Runtime(Bundle.open(work.bundle), threads=1), {}
+    options = ("--workers", "1", "--log", str(folder / "log"))
+    with serving(folder / "tiny-server", "--bundle", str(work.bundle), *options) as running:
+        for clients in _CLIENTS:
+            _around(running, runtime, clients)
+            each = [_around(running, runtime, clients) for _ in range(_REPETITIONS)]
+            found[clients] = f"{statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]"
+    return found
 
 
-def _around(running: Server, bundle: Bundle, texts: Sequence[str]) -> float:
-    """CPU of the server process a request, less that of the graph alone on the same rows."""
-    runtime = Runtime(bundle, threads=1)
-    asked = [texts[i % len(texts)] for i in range(_REQUESTS)]
-    url = f"{running.url()}/v2/models/{bundle.manifest['suite']}/infer"
+def _around(running: Server, runtime: Runtime, clients: int) -> float:
+    """CPU ms of all threads of the server a request, less that of the graph alone on batches of the same size."""
+    tasks = [task.name for task in runtime.tasks][:_TASKS]
+    texts = ["a fine film", "the law"]
+    path = f"/v2/models/{runtime.bundle.manifest['suite']}/infer"
     bodies = [
-        json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}).encode()
-        for text in asked
-    ]
-    batches = [batch for text in asked for batch in _batches(runtime, [text], 1)]
-    connection = http.client.HTTPConnection("127.0.0.1", running.ports["rest"])
-    before = _cpu_seconds(running)
-    for body in bodies:
-        connection.request("POST", url.partition(str(running.ports["rest"]))[2], body)
-        response = connection.getresponse()
-        assert response.status == 200
-        response.read()
+        json.dumps({
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}],
+            "parameters": {"tasks": ",".join(tasks)},
+        })
+        for text in texts
+    ]  # fmt: skip
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.ports["rest"])
+        for number in range(_REQUESTS // clients):
+            connection.request("POST", path, bodies[number % len(bodies)])
+            response = connection.getresponse()
+            content = response.read()
+            assert response.status == 200, content
+        connection.close()
+
+    passes, before = running.metric("mtlops_batch_rows_count"), _cpu_seconds(running)
+    with ThreadPoolExecutor(clients) as pool:
+        for done in [pool.submit(ask) for _ in range(clients)]:
+            done.result()
     with_server = _cpu_seconds(running) - before
-    connection.close()
+    asked = _REQUESTS // clients * clients
+    passes = int(running.metric("mtlops_batch_rows_count") - passes)
+    size = max(1, round(asked / passes))
+    batch = pad(runtime.tokenizer.ids([texts[i % len(texts)] for i in range(size)]))
     before = time.process_time()
-    for batch in batches:
-        run(runtime.session, *batch, range(len(bundle.tasks)), bank=runtime.bank)
-    return 1000 * (with_server - (time.process_time() - before)) / _REQUESTS
+    for _ in range(passes):
+        run(runtime.session, *batch, range(len(tasks)), bank=runtime.bank)
+    return 1000 * (with_server - (time.process_time() - before)) / asked
 
 
 def _swaps(running: Server, registry: Registry, ids: Sequence[str]) -> float:
@@ -251,8 +274,9 @@ def _layers(bundle: Bundle) -> int:
 
 
 def _cpu_seconds(running: Server) -> float:
-    fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of all threads: to the nanosecond, where /proc/PID/stat counts hundredths of a second."""
+    threads = Path(f"/proc/{running.process.pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _memory_mb(running: Server) -> float:
