@@ -26,7 +26,7 @@ from typing import Any
 
 from mtlops.bundle import MANIFEST, Bundle
 from mtlops.errors import ArtefactError, PlatformError
-from mtlops.files import atomic_folder, atomic_path, link_or_copy, new_folder, sha256_file, to_json
+from mtlops.files import atomic_folder, cached_path, link_or_copy, new_folder, sha256_file, to_json
 from mtlops.leases import UPLOAD_LIMIT_SECONDS, Alive, Leases
 from mtlops.storage import Folder, open_storage
 
@@ -376,10 +376,10 @@ class Registry:
                     f"{self._at(f'blobs/{digest}')}: missing or damaged (it is {name} of {bundle_id}). "
                     f"Publish the bundle again."
                 )
-            with atomic_path(path) as part:
+            with cached_path(path) as part:
                 part.write_bytes(content)
         if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != raw:
-            with atomic_path(folder / MANIFEST) as part:
+            with cached_path(folder / MANIFEST) as part:
                 part.write_bytes(raw)
         return Bundle(folder, manifest)
 

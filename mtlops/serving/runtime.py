@@ -56,15 +56,19 @@ class ServedTask:
     tensors: Mapping[str, NDArray[np.float32]]
 
     @classmethod
-    def of(cls, bundle: Bundle, task: Task) -> Self:
-        """Returns a task of a bundle."""
-        return cls(
-            task=task,
-            calibration=bundle.calibrations[task.name],
-            bundle_id=bundle.id,
-            version=banks.task_version(bundle, task.name),
-            tensors=banks.task_tensors(bundle, task.name) if "graph" in bundle.manifest else {},
-        )
+    def all_of(cls, bundle: Bundle, *, known: Iterable[Self] = ()) -> list[Self]:
+        """Returns the tasks of a bundle; files of a task that is the same in `known` are not read again."""
+        bundle_id, calibrations = bundle.id, bundle.calibrations
+        same = {(one.version, one.task, one.calibration): one for one in known}
+        found = []
+        for task in bundle.tasks:
+            version, calibration = banks.task_version(bundle, task.name), calibrations[task.name]
+            if one := same.get((version, task, calibration)):
+                found.append(replace(one, bundle_id=bundle_id))
+            else:
+                tensors = banks.task_tensors(bundle, task.name) if "graph" in bundle.manifest else {}
+                found.append(cls(task, calibration, bundle_id, version, tensors))
+        return found
 
 
 class Runtime:
@@ -103,7 +107,7 @@ class Runtime:
         self._tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
         self.session = open_session(bundle.folder / graph, provider, threads=threads)
         self.has_embedding = EMBEDDING in {output.name for output in self.session.get_outputs()}
-        self._take(bundle, [ServedTask.of(bundle, task) for task in bundle.tasks])
+        self._take(bundle, ServedTask.all_of(bundle))
         self.check_golden()
 
     @property
@@ -120,15 +124,7 @@ class Runtime:
 
         Files of tasks that are the same are not read again. Golden outputs are not checked.
         """
-        mine = {(served.task.name, served.version): served for served in self.served}
-        calibrations, made = bundle.calibrations, []
-        for task in bundle.tasks:
-            same = mine.get((task.name, banks.task_version(bundle, task.name)))
-            if same and (same.task, same.calibration) == (task, calibrations[task.name]):
-                made.append(replace(same, bundle_id=bundle.id))
-            else:
-                made.append(ServedTask.of(bundle, task))
-        return self._over_same_session(bundle, made)
+        return self._over_same_session(bundle, ServedTask.all_of(bundle, known=self.served))
 
     def with_tasks_of(self, other: "Runtime", names: Iterable[str]) -> "Runtime":
         """Returns a runtime that answers the named tasks as `other` does, and the rest as this one.
@@ -225,7 +221,7 @@ class Runtime:
         return np.stack([found[i] for i in range(len(texts))])
 
     def check_unchanged(self, before: "Runtime") -> None:
-        """Checks that tasks with the same adapter and head as in `before` answer the shortest golden text alike.
+        """Checks that tasks with the same adapter and head as in `before` answer its shortest golden text alike.
 
         Raises:
             ArtefactError: a bit is different. (Where the sizes of the stacked adapters differ, rounding may, too.)
@@ -233,10 +229,8 @@ class Runtime:
         if {n: t.shape for n, t in self.bank.items()} != {n: t.shape for n, t in before.bank.items()}:
             return
         versions = {one.task.name: one.version for one in before.served}
-        text = min((row["text"] for row in self.bundle.golden()), key=len)
-        was, now = (
-            golden_logits(one.session, one.tokenizer, one.tasks, [text], bank=one.bank)[0] for one in (before, self)
-        )
+        text = min((row["text"] for row in before.bundle.golden()), key=len)
+        was, now = before.golden_answer(text), self.golden_answer(text)
         for one in self.served:
             name = one.task.name
             if versions.get(name) == one.version and was[name] != now[name]:
@@ -247,11 +241,9 @@ class Runtime:
 
         `rows`: which, the shortest text first.
         """
-        golden = sorted(self.bundle.golden(), key=lambda row: len(row["text"]))[rows]
-        texts = [row["text"] for row in golden]
-        answers = golden_logits(self.session, self._tokenizer, self.tasks, texts, bank=self.bank)
         limit = self.bundle.variant(self.variant).get("golden_tolerance", GOLDEN_TOLERANCE)
-        for row, answer in zip(golden, answers, strict=True):
+        for row in sorted(self.bundle.golden(), key=lambda row: len(row["text"]))[rows]:
+            answer = self.golden_answer(row["text"])
             for task, expected in expected_logits(row, self.variant).items():
                 error = float(np.abs(np.subtract(answer[task], expected)).max())
                 if not error <= limit:
@@ -260,10 +252,17 @@ class Runtime:
                         f"{error:.2g} (limit {limit:g}). Do not serve this bundle here; export it again."
                     )
 
+    def golden_answer(self, text: str) -> dict[str, list[float]]:
+        """Returns the logits by task of a golden text; they are computed once."""
+        if text not in self._golden:
+            (self._golden[text],) = golden_logits(self.session, self._tokenizer, self.tasks, [text], bank=self.bank)
+        return self._golden[text]
+
     def _take(self, bundle: Bundle, served: Sequence[ServedTask]) -> None:
         self.bundle, self.bundle_id, self.served = bundle, bundle.id, tuple(served)
         self.tasks: tuple[Task, ...] = tuple(one.task for one in served)
         self.bank: Bank = banks.stack([one.tensors for one in served]) if served[0].tensors else {}
+        self._golden: dict[str, dict[str, list[float]]] = {}
 
     def _over_same_session(self, bundle: Bundle, served: Sequence[ServedTask]) -> "Runtime":
         made = object.__new__(Runtime)

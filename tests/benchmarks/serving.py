@@ -6,12 +6,15 @@ the ratio within one, with its lowest and highest in brackets. CPU seconds of th
 
 import argparse
 import http.client
+import itertools
 import json
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from mtlops.registry import Registry
 from mtlops.serving.runtime import Runtime, embed, open_session, run
 from tests.benchmarks.page import machine, table, write_part
 from tests.serving.processes import Server, serving
-from tests.serving.variants import retrained
+from tests.serving.variants import retrained, with_many_tasks
 from tests.tiny_suite import make_workspace, run_all
 
 _TEXTS = 64
@@ -34,20 +37,22 @@ _REPETITIONS = 5
 _REQUESTS = 2_000
 _CLIENTS = (1, 8)
 _TASKS = 4
+_MANY = 100
 _SWAPS = 12
+_SWAPS_UNDER_LOAD = 100
 
 
 def main() -> None:
     """Measures, and writes the part `serving` of docs/benchmarks.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", type=Path, default=Path(), help="a project in which every step has run")
-    parser.add_argument("--only", choices=["model", "server"], help="measure this alone, and write nothing")
+    parser.add_argument("--only", choices=[*PARTS], help="measure this alone, and write nothing")
     parser.add_argument("--bundle", type=Path, help="default: models/candidate of the suite")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle or options.suite / "models/candidate")
     texts = _texts(options.suite / "data/prepared", bundle)
     if options.only:
-        print("\n".join(model(options.suite, bundle, texts) if options.only == "model" else server(bundle, texts)))
+        print("\n".join(PARTS[options.only](options.suite, bundle, texts)))
         return
     lines = [
         "## Serving",
@@ -56,11 +61,9 @@ def main() -> None:
         f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
         f"{_median_tokens(bundle, texts):.0f} tokens; the encoder has {_layers(bundle)} layers.",
         f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
-        "tests' tiny model, and without its passes.",
-        "",
-        *model(options.suite, bundle, texts),
-        "",
-        *server(bundle, texts),
+        "tests' tiny model, and without its passes: CPU of all threads of the server, less that of the graph alone on",
+        "batches of the size that the server made.",
+        *(line for part in PARTS.values() for line in ["", *part(options.suite, bundle, texts)]),
     ]
     write_part("serving", lines)
     print("\n".join(lines))
@@ -128,8 +131,10 @@ def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
         started = time.perf_counter()
         with serving(folder / "server", "--registry", registry.url, *options) as running:
             seconds = time.perf_counter() - started
-            swap_ms = _swaps(running, registry, ids)
-            memory = _memory_mb(running)
+            swap_ms = _swaps(running, registry, ids, number=_SWAPS)
+            with _asking(running, list(texts)) as answers:
+                loaded_ms = _swaps(running, registry, ids, number=_SWAPS_UNDER_LOAD)
+            memory = _memory_mb(running, "VmHWM")
         around = _around_tiny(folder)
     rows = [
         *(
@@ -137,10 +142,42 @@ def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
             for n, found in around.items()
         ),
         [f"swap of one task, pointer seen to new answers, mean of {_SWAPS}, ms", round(swap_ms, 1)],
+        [
+            f"the same while {_CLIENTS[-1]} clients ask ({sum(answers):,} requests, none failed), mean of "
+            + f"{_SWAPS_UNDER_LOAD}, ms",
+            round(loaded_ms, 1),
+        ],
         ["start until ready, hashing and golden rows included, s", round(seconds, 2)],
         ["peak memory, MB", round(memory)],
     ]
     return ["### The server", "", *table(["what", "measured"], rows)]
+
+
+def many(bundle: Bundle, texts: Sequence[str]) -> list[str]:
+    """What a hundred tasks cost one process: memory, and the time of a request that asks for one of them."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder, running, asked = Path(name), {}, {}
+        for number in (len(bundle.tasks), _MANY):
+            made = with_many_tasks(bundle, folder / f"bundle-{number}", number=number)
+            options = ("--bundle", str(made.folder), "--workers", "1")
+            running[number] = stack.enter_context(serving(folder / f"server-{number}", *options))
+            asked[number] = made.tasks[-1].name
+        ms: dict[int, list[float]] = {number: [] for number in running}
+        for text in texts * _REPETITIONS:
+            for number, server in running.items():
+                started = time.perf_counter()
+                server.predict(text, tasks=[asked[number]])
+                ms[number].append(1000 * (time.perf_counter() - started))
+        memory = {number: _memory_mb(server, "VmRSS") for number, server in running.items()}
+        peak = {number: _memory_mb(server, "VmHWM") for number, server in running.items()}
+    few = len(bundle.tasks)
+    rows = [
+        [n, round(memory[n]), round(peak[n]), f"{(memory[n] - memory[few]) / (n - few):.2f}" if n > few else "",
+         *(round(float(np.percentile(ms[n], p)), 1) for p in (50, 99))]
+        for n in running
+    ]  # fmt: skip
+    head = ["tasks", "memory, MB", "its peak, MB", "MB for each further task", "p50 ms, one task asked", "p99 ms"]
+    return ["### A hundred tasks", "", "Asked in turns, one request at a time.", "", *table(head, rows)]
 
 
 def _compare(contestants: Mapping[str, Callable[[], None]], *, size: int, num_texts: int) -> list[list[object]]:
@@ -212,15 +249,43 @@ def _around(running: Server, runtime: Runtime, clients: int) -> float:
     return 1000 * (with_server - (time.process_time() - before)) / asked
 
 
-def _swaps(running: Server, registry: Registry, ids: Sequence[str]) -> float:
-    for number in range(_SWAPS):
-        new, old = ids[(number + 1) % 2], ids[number % 2]
+def _swaps(running: Server, registry: Registry, ids: Sequence[str], *, number: int) -> float:
+    """Mean milliseconds of so many swaps, to the one bundle and back."""
+
+    def total() -> tuple[float, float]:
+        name = "mtlops_swap_duration_seconds"
+        return running.metric(f"{name}_sum"), running.metric(f"{name}_count")
+
+    seconds, swaps = total()
+    for turn in range(number):
+        new, old = ids[(turn + 1) % 2], ids[turn % 2]
         registry.promote(new, expect=old, by="benchmark", reason="benchmark")
         while running.get("/status", "admin")[1]["last_swap"].get("bundle") != new:
             time.sleep(0.02)
-    total = running.metric("mtlops_swap_duration_seconds_sum")
-    assert running.metric('mtlops_swap_total{outcome="swapped"}') == _SWAPS
-    return 1000 * total / running.metric("mtlops_swap_duration_seconds_count")
+    assert running.metric('mtlops_swap_total{outcome="swapped"}') == swaps + number
+    return 1000 * (total()[0] - seconds) / number
+
+
+@contextmanager
+def _asking(running: Server, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Clients that ask without a pause; yields the number of answers of each, and fails if one was refused."""
+    stop, answers = threading.Event(), [0] * _CLIENTS[-1]
+
+    def ask(client: int) -> None:
+        for text in itertools.cycle(texts[client:] + texts[:client]):
+            if stop.is_set():
+                return
+            running.predict(text)
+            answers[client] += 1
+
+    with ThreadPoolExecutor(len(answers)) as pool:
+        clients = [pool.submit(ask, client) for client in range(len(answers))]
+        try:
+            yield answers
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
 
 
 def _write_graphs(suite: Path, folder: Path, *, drop: int, calibration: Sequence[Any]) -> dict[str, Path]:
@@ -279,10 +344,17 @@ def _cpu_seconds(running: Server) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def _memory_mb(running: Server) -> float:
+def _memory_mb(running: Server, what: str) -> float:
+    """VmRSS, or VmHWM, its peak."""
     status = Path(f"/proc/{running.process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) / 1024
 
+
+PARTS: dict[str, Callable[[Path, Bundle, list[str]], list[str]]] = {
+    "model": model,
+    "server": lambda _, bundle, texts: server(bundle, texts),
+    "many": lambda _, bundle, texts: many(bundle, texts),
+}
 
 if __name__ == "__main__":
     main()
