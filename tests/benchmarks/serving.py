@@ -144,7 +144,7 @@ def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
         [f"swap of one task, pointer seen to new answers, mean of {_SWAPS}, ms", round(swap_ms, 1)],
         [
             f"the same while {_CLIENTS[-1]} clients ask ({sum(answers):,} requests, none failed), mean of "
-            + f"{_SWAPS_UNDER_LOAD}, ms",
+            f"{_SWAPS_UNDER_LOAD}, ms",
             round(loaded_ms, 1),
         ],
         ["start until ready, hashing and golden rows included, s", round(seconds, 2)],
