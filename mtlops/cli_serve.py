@@ -129,6 +129,10 @@ def _log(command: argparse.ArgumentParser) -> None:
         "--log-embeddings", type=_count, default=120, metavar="N",
         help="rows a minute whose embedding is kept, for drift: each costs layers that nobody else needs (default 120)",
     )  # fmt: skip
+    group.add_argument(
+        "--trace-endpoint", metavar="URL",
+        help="send OpenTelemetry spans there over OTLP/HTTP (default: where OTEL_EXPORTER_OTLP_ENDPOINT says, if set)",
+    )  # fmt: skip
     group.add_argument("--access-log", action="store_true", help="a line for each request in the process's log")
 
 
@@ -173,6 +177,7 @@ def _options(options: argparse.Namespace) -> "Options":
     from mtlops.serving.limits import Limits
     from mtlops.serving.log import Settings
     from mtlops.serving.server import Options, Ports
+    from mtlops.serving.tracing import is_configured
 
     if options.bundle and options.registry:
         raise UsageError("--bundle and --registry: give one of them.")
@@ -203,6 +208,8 @@ def _options(options: argparse.Namespace) -> "Options":
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
         events_url=options.log_events,
+        traces=bool(options.trace_endpoint) or is_configured(),
+        trace_endpoint=options.trace_endpoint,
         embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,

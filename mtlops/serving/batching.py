@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.serving.limits import Limits
-from mtlops.serving.questions import Answer, Question
+from mtlops.serving.questions import Answer, Question, Turn
 from mtlops.serving.refusal import Refusal
 from mtlops.serving.runtime import Runtime
 
@@ -145,7 +145,7 @@ class Batcher:
             _refuse(late, 504, "the model was not free in time. Try again later.", retry_after_seconds=_RETRY_SECONDS)
             try:
                 if begun:
-                    self._answer(begun)
+                    self._answer(begun, now)
             except Exception:
                 logger.exception("%d requests failed in the model", len(begun))
                 _refuse(begun, 500, "the model failed. The server's log says why.")
@@ -197,22 +197,23 @@ class Batcher:
         following = self._waiting[0]
         return following.runtime is first.runtime and rows + following.question.num_rows <= share
 
-    def _answer(self, works: list[Work]) -> None:
+    def _answer(self, works: list[Work], begun: float) -> None:
         rows, parts, at = list(_rows(works)), [], 0
         for group in _groups(rows, most=self._batch_rows):
             self._observe(len(group))
             pair_row = [i for i, row in enumerate(group) for _ in row.work.question.positions]
             pair_task = [position for row in group for position in row.work.question.positions]
             embed_row = [i for i, row in enumerate(group) if row.work.with_embedding]
-            logits, embeddings = group[0].work.runtime.compute(
+            found, embeddings = group[0].work.runtime.compute(
                 [row.ids for row in group], pair_row, pair_task, embed_row=embed_row
             )
-            parts.append(logits)
+            parts.append(found)
             for i, vector in zip(embed_row, embeddings, strict=True):
                 group[i].vector = vector
             for row in group:
                 row.at, at = at, at + len(row.work.question.positions)
-        _tell(works, _answers(works, rows, parts[0] if len(parts) == 1 else np.concatenate(parts)))
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        _tell(works, _answers(works, rows, logits=logits, begun=begun))
 
 
 def _rows(works: list[Work]) -> Iterator[_Row]:
@@ -237,9 +238,9 @@ def _groups(rows: list[_Row], *, most: int) -> Iterator[list[_Row]]:
         yield group
 
 
-def _answers(works: list[Work], rows: Sequence[_Row], logits: NDArray[np.float32]) -> Iterator[Answer]:
+def _answers(works: list[Work], rows: Sequence[_Row], *, logits: NDArray[np.float32], begun: float) -> Iterator[Answer]:
     """The answer to each work from the logits of all; a task is decoded once, for all rows that want it."""
-    runtime, of_task = works[0].runtime, dict[int, list[int]]()
+    ended, runtime, of_task = time.monotonic(), works[0].runtime, dict[int, list[int]]()
     for row in rows:
         for i, position in enumerate(row.work.question.positions):
             of_task.setdefault(position, []).append(row.at + i)
@@ -254,7 +255,7 @@ def _answers(works: list[Work], rows: Sequence[_Row], logits: NDArray[np.float32
             outputs[runtime.tasks[position].name] = every if is_alone else every.part(slice(start, start + count))
         vectors = [row.vector for row in rows[seen : seen + count] if row.vector is not None]
         seen += count
-        yield Answer(runtime, outputs, np.stack(vectors) if vectors else None)
+        yield Answer(runtime, outputs, np.stack(vectors) if vectors else None, Turn(work.arrived, begun, ended))
 
 
 def _refuse(works: Sequence[Work], status: int, reason: str, *, retry_after_seconds: int | None = None) -> None:

@@ -18,6 +18,7 @@ from mtlops.serving.refusal import Refusal, bad
 from mtlops.serving.runtime import Runtime, describe
 from mtlops.serving.service import Answered, Service
 from mtlops.serving.tensors import Tensor
+from mtlops.serving.tracing import PARENT_HEADERS
 from mtlops.tasks import Task
 
 SERVER = "mtlops"
@@ -65,7 +66,7 @@ class Rest:
             return as_json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
         if path == "/predict":
             _check_method(request, "POST")
-            return await self._predict(await request.body(self._service.limits.body_bytes))
+            return await self._predict(request, await request.body(self._service.limits.body_bytes))
         if path == "/v2/feedback":
             _check_method(request, "POST")
             return self._feedback(parse_json(await request.body(self._service.limits.body_bytes)))
@@ -84,7 +85,7 @@ class Rest:
         if what == "infer":
             _check_method(request, "POST")
             body = await request.body(self._service.limits.body_bytes)
-            return await self._infer(body, request.headers.get(_HEADER_LENGTH), name=name, version=version)
+            return await self._infer(request, body, name=name, version=version)
         _check_method(request, "GET")
         runtime = self._service.check_model(name, version)
         if what == "ready":
@@ -96,25 +97,25 @@ class Rest:
             "parameters": {"variant": runtime.variant},
         })  # fmt: skip
 
-    async def _infer(self, body: bytes, header_length: bytes | None, *, name: str, version: str) -> Response:
+    async def _infer(self, request: Request, body: bytes, *, name: str, version: str) -> Response:
         envelopes: list[_Envelope] = []
 
         def ask(runtime: Runtime) -> Question:
-            envelope = read_envelope(body, header_length, self._service.limits)
+            envelope = read_envelope(body, request.headers.get(_HEADER_LENGTH), self._service.limits)
             envelopes.append(envelope)
             return question(
                 runtime, self._service.limits, inputs=envelope.inputs, outputs=envelope.outputs,
                 parameters=envelope.parameters, request_id=envelope.request_id,
             )  # fmt: skip
 
-        answered = await self._service.answer(ask, name=name, version=version)
+        answered = await self._service.answer(ask, name=name, version=version, parent=lambda: _parent(request))
         return _infer_response(name, answered, envelopes[0])
 
-    async def _predict(self, body: bytes) -> Response:
+    async def _predict(self, request: Request, body: bytes) -> Response:
         def ask(runtime: Runtime) -> Question:
             return plain_question(runtime, self._service.limits, parse_json(body))
 
-        answered = await self._service.answer(ask)
+        answered = await self._service.answer(ask, parent=lambda: _parent(request))
         answer, texts = answered.answer, answered.question.texts or ()
         predictions = describe(answer.runtime.tasks, answer.outputs, texts)
         return as_json({
@@ -239,6 +240,11 @@ def _label(entry: Any, where: str, tasks: dict[str, Task]) -> Feedback:
     if task.kind != "multilabel" and len(names) != 1:
         raise bad(f"{where}: task {task.name!r} has exactly one label.")
     return Feedback(now, check_id(request_id), row, task.name, names, None)
+
+
+def _parent(request: Request) -> dict[str, str]:
+    found = {name: request.headers.get(name.encode()) for name in PARENT_HEADERS}
+    return {name: value.decode("latin-1") for name, value in found.items() if value is not None}
 
 
 def _check_method(request: Request, *allowed: str) -> None:

@@ -31,6 +31,7 @@ from mtlops.serving.metrics import Metrics
 from mtlops.serving.operations import admin_application, metrics_application
 from mtlops.serving.rest import Rest
 from mtlops.serving.service import Service, Serving
+from mtlops.serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Options:
         log_url: where the prediction log goes; None keeps none.
         log: how it is written.
         events_url: where requests and answers go as CloudEvents; None sends none.
+        traces: spans are sent, to `trace_endpoint` or, where that is None, to whom OTEL_* names.
+        trace_endpoint: URL of a collector.
         embeddings_a_minute: rows whose embedding goes into the log.
         access_log: a line for each request.
         drain_seconds: from the signal to stop until no connection is taken any more.
@@ -111,6 +114,8 @@ class Options:
     log_url: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
     events_url: str | None = None
+    traces: bool = False
+    trace_endpoint: str | None = None
     embeddings_a_minute: int = 120
     access_log: bool = False
     drain_seconds: float = 1.0
@@ -199,12 +204,14 @@ class _Server:
             if options.events_url
             else None
         )
+        self._tracing = Tracing(options.trace_endpoint) if options.traces else None
         self._service = Service(
             self._batcher,
             options.limits,
             metrics=self._metrics,
             log=self._log,
             events=self._events,
+            tracing=self._tracing,
             embeddings_a_minute=options.embeddings_a_minute,
             access_log=options.access_log,
         )
@@ -277,6 +284,8 @@ class _Server:
             self._log.close()
         if self._events is not None:
             self._events.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _status(self) -> dict[str, Any]:
         served = self._service.runtime.served if self._service.is_ready else ()
