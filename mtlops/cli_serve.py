@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlops.catalog import REFERENCE_VARIANT, VARIANTS
+from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, VARIANTS
 from mtlops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def _where(command: argparse.ArgumentParser) -> None:
 
 def _model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how the model runs")
-    group.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
+    group.add_argument(
+        "--provider", default="cpu", metavar="NAME",
+        help=f"{', '.join(PROVIDERS)}, or the name of another execution provider of ONNX Runtime (default cpu)",
+    )  # fmt: skip
     add_variant(group)
     group.add_argument("--threads", type=_count, default=0, help="of one pass (default 0: one for each core)")
     group.add_argument("--workers", type=_number, default=2, help="passes at the same time (default 2)")

@@ -242,7 +242,7 @@ def _around(running: Server, runtime: Runtime, clients: int) -> float:
     batch = pad(runtime.tokenizer.ids([texts[i % len(texts)] for i in range(size)]))
     before = time.process_time()
     for _ in range(passes):
-        run(runtime.session, *batch, range(len(tasks)), bank=runtime.bank)
+        run(runtime, *batch, range(len(tasks)))
     return 1000 * (with_server - (time.process_time() - before)) / asked
 
 
