@@ -1,16 +1,17 @@
 """The REST port: the Open Inference Protocol v2 with Triton's binary tensor extension, /predict and feedback."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from mtlops import __version__
 from mtlops.serving import tensors
-from mtlops.serving.asgi import Application, Request, Response, as_json, check_token, no_such, parse_json
+from mtlops.serving.asgi import Application, Handler, Request, Response, as_json, check_token, no_such, parse_json
 from mtlops.serving.limits import Limits
 from mtlops.serving.log_rows import Feedback
 from mtlops.serving.questions import Question, answer_tensors, check_id, metadata, plain_question, question
@@ -48,10 +49,13 @@ class Rest:
     Args:
         service: answers.
         token: that clients must bring; None asks for none. Health needs none.
+        more: what answers at further paths.
     """
 
-    def __init__(self, service: Service, *, token: str | None = None) -> None:
-        self._service, self._token = service, token
+    def __init__(
+        self, service: Service, *, token: str | None = None, more: Mapping[str, Handler] = MappingProxyType({})
+    ) -> None:
+        self._service, self._token, self._more = service, token, more
         self.application = Application(self._handle, closing=lambda: service.is_draining)
 
     async def _handle(self, request: Request) -> Response:
@@ -70,6 +74,8 @@ class Rest:
         if path == "/v2/feedback":
             _check_method(request, "POST")
             return self._feedback(parse_json(await request.body(self._service.limits.body_bytes)))
+        if path in self._more:
+            return await self._more[path](request)
         raise no_such(request)
 
     def _health(self, request: Request) -> Response:

@@ -24,6 +24,7 @@ from mtlops.serving.connection import reading_within
 from mtlops.serving.events import EventSender
 from mtlops.serving.follower import Engine, Follower, TrialSettings
 from mtlops.serving.grpc_port import GrpcPort, credentials
+from mtlops.serving.incoming import Incoming
 from mtlops.serving.limits import Limits
 from mtlops.serving.log import PredictionLog
 from mtlops.serving.log import Settings as LogSettings
@@ -215,7 +216,16 @@ class _Server:
             embeddings_a_minute=options.embeddings_a_minute,
             access_log=options.access_log,
         )
-        self._rest = Rest(self._service, token=security.token)
+        self._incoming = (
+            Incoming(
+                lambda: self._service.runtime, options.limits, keep=self._log.add,
+                count=lambda outcome: self._metrics.events_taken.labels(outcome).inc(),
+            )
+            if self._log is not None
+            else None
+        )  # fmt: skip
+        more = {"/v2/events": self._incoming.handle} if self._incoming is not None else {}
+        self._rest = Rest(self._service, token=security.token, more=more)
         self._follower: Follower | None = None
 
     async def run(self, ready: Callable[[dict[str, int]], None]) -> None:
@@ -280,6 +290,8 @@ class _Server:
         if self._follower is not None:
             self._follower.close()
         self._batcher.close()
+        if self._incoming is not None:
+            self._incoming.close()
         if self._log is not None:
             self._log.close()
         if self._events is not None:
