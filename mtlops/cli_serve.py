@@ -142,6 +142,9 @@ def _log(command: argparse.ArgumentParser) -> None:
 def _security(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("who may ask (health needs no token)")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="clients must send: Authorization: Bearer TOKEN")
+    group.add_argument(
+        "--verify-key", type=Path, metavar="PUBKEY", help="serve only bundles that `promote --sign` signed with its key"
+    )
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate for REST and gRPC")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     group.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="clients must bring a certificate of this CA")
@@ -182,12 +185,15 @@ def _options(options: argparse.Namespace) -> "Options":
     from mtlops.serving.server import Options, Ports
     from mtlops.serving.tracing import is_configured
 
+    if options.bundle and options.verify_key:
+        raise UsageError("--verify-key: needs a registry, where signatures lie; --bundle reads none.")
     if options.bundle and options.registry:
         raise UsageError("--bundle and --registry: give one of them.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlops/serve"
     return Options(
         bundle=options.bundle,
         registry=registry_url(options.registry, beside=options.params),
+        verify_key=options.verify_key,
         cache=options.cache or cache,
         poll_seconds=options.poll_seconds,
         ports=Ports(

@@ -33,6 +33,7 @@ from mtlops.serving.operations import admin_application, metrics_application
 from mtlops.serving.rest import Rest
 from mtlops.serving.service import Service, Serving
 from mtlops.serving.tracing import Tracing
+from mtlops.signatures import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Options:
     Attributes:
         bundle: folder to serve; None follows the registry.
         registry: URL to follow.
+        verify_key: public key that its bundles must be signed with; None asks for none.
         cache: folder of fetched bundles.
         poll_seconds: between two looks at the registry.
         ports: where to listen.
@@ -103,6 +105,7 @@ class Options:
     bundle: Path | None
     registry: str
     cache: Path
+    verify_key: Path | None = None
     poll_seconds: float = 2.0
     ports: Ports = field(default_factory=Ports)
     security: Security = field(default_factory=Security)
@@ -281,7 +284,8 @@ class _Server:
             logger.info("serving bundle=%s folder=%s", runtime.bundle_id, options.bundle)
             return
         self._follower = Follower(
-            Registry(options.registry), self._service, options.engine,
+            Registry(options.registry, verifier=Verifier(options.verify_key) if options.verify_key else None),
+            self._service, options.engine,
             metrics=self._metrics, cache=options.cache, poll_seconds=options.poll_seconds, trial=options.trial,
         )  # fmt: skip
         self._follower.start()
