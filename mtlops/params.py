@@ -518,19 +518,33 @@ class Retrain(_Section):
     """Tasks to train; all others are taken over from `parent`, file by file."""
     parent: str | None = None
     """Bundle that the others come from: its id in the registry, or its folder."""
-    mix: Literal["all"] | Annotated[float, Field(ge=0)] = "all"
+    mix: Literal["all"] | Annotated[float, Field(ge=0)] | None = None
     """Which old training rows a task learns again beside those of its newest window: `all`, or so many for each new
-    row, drawn by their hash; 0 takes none, and the task then forgets what it knew."""
+    row, drawn by their hash; 0 takes none, and the task then forgets what it knew. None: 2 with a `warm` start, `all`
+    with a `fresh` one."""
+    fewest_old: int = Field(300, ge=0)
+    """Old rows that are learned again at least where `mix` is a number above 0: beside few new ones a task forgets."""
+    epochs: int = Field(2, ge=1, le=1000)
+    """Passes over these rows with a `warm` start, in place of `train.epochs`."""
+    fewest_steps: int = Field(50, ge=1, le=10_000)
+    """Steps of the optimiser that a `warm` start takes at least: the rows of a small window are passed more often."""
     start: Literal["fresh", "warm"] = "warm"
     """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
     served as they are trained and need `fresh`."""
-    blend: float = Field(0.5, gt=0, le=1)
+    blend: float = Field(0.7, gt=0, le=1)
     """Share of the update in the tensors of a task with a `warm` start, the rest is its parent's; 1: only the update.
-    It costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903: one half); docs/loop.md
-    has what it gives and takes."""
+    It costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903); docs/loop.md has what it
+    gives and takes."""
     reference: Literal["window", "all"] = "window"
     """What drift of a retrained task is measured against from then on: the rows of its newest window, since that is
     what production looks like now, or all rows of its splits."""
+
+    @property
+    def mixture(self) -> Literal["all"] | float:
+        """What `mix` means."""
+        if self.mix is None:
+            return 2.0 if self.start == "warm" else "all"
+        return self.mix
 
     @model_validator(mode="after")
     def _has_parent(self) -> Self:

@@ -161,10 +161,10 @@ def make_project(root: Path) -> Workspace:
     work = make_workspace(root)
     run_all(work)
     content = yaml.safe_load(work.params_file.read_text(encoding="utf-8"))
-    content["train"] |= {"epochs": 30, "patience": 30, "learning_rate": 0.02}
+    content["train"] |= {"patience": 30, "learning_rate": 0.02}
     content["gates"] |= {"max_drop": None, "seed_noise": {"topic": 0.0}}
     content["drift"] |= {"window_rows": _ROWS, "audit_rows": _ROWS, "false_alarms_per_month": 1000}
-    content["retrain"] = {"blend": 1.0}
+    content["retrain"] = {"blend": 1.0, "epochs": 30}
     # So small a reference has too few held-out rows to judge answers by.
     content["trigger"] = {"by": "local", "violations": 1, "of_windows": 3, "kinds": ["input"]}
     work.params_file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

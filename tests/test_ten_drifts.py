@@ -24,7 +24,7 @@ DRIFTS = [(task, words) for words in (FIRST, SECOND) for task in LABELS]
 ENDINGS = ("this", "that", "it", "i", "you", "we", "loved", "hated", "very", "vote")
 KEPT = 3
 SETTINGS = (
-    "train.epochs=40", "train.patience=40", "train.learning_rate=0.02", "gates.max_drop=null", "retrain.blend=1",
+    "retrain.epochs=40", "train.patience=40", "train.learning_rate=0.02", "gates.max_drop=null", "retrain.blend=1",
     f"gates.seed_noise={json.dumps(dict.fromkeys(LABELS, 0.0))}",
 )  # fmt: skip
 

@@ -43,13 +43,16 @@ class Mixed:
     window: Path
 
 
-def mix_splits(prepared: Path, *, windows: Mapping[str, str | None], mix: Mix, seed: int, cache: Path) -> Mixed:
+def mix_splits(
+    prepared: Path, *, windows: Mapping[str, str | None], mix: Mix, fewest: int = 0, seed: int, cache: Path
+) -> Mixed:
     """Returns folders with the mixed data; the same arguments give the same bytes, made once.
 
     Args:
         prepared: folder of prepared splits.
         windows: each task that is retrained -> its newest labelled window, or None.
         mix: `all` old training rows, or so many for each of the window's.
+        fewest: old rows at least, unless `mix` is 0.
         seed: of the draw.
         cache: folder in which they are kept.
 
@@ -58,12 +61,12 @@ def mix_splits(prepared: Path, *, windows: Mapping[str, str | None], mix: Mix, s
         PlatformError: the cache cannot be written.
     """
     manifest = read_manifest(prepared)
-    value = [sha256_file(prepared / MANIFEST), dict(windows), mix, seed]
+    value = [sha256_file(prepared / MANIFEST), dict(windows), mix, fewest, seed]
     root = cache / "mixed" / hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
     if not root.exists():
         with new_folder(root) as folder:
             _write(folder / "known", prepared, manifest, {
-                task: _known(prepared, task, window, mix=mix, seed=seed) for task, window in windows.items()
+                task: _known(prepared, task, window, draw=(mix, fewest, seed)) for task, window in windows.items()
             })  # fmt: skip
             _write(folder / "window", prepared, manifest, {
                 task: _newest(prepared, task, window) for task, window in windows.items()
@@ -71,10 +74,11 @@ def mix_splits(prepared: Path, *, windows: Mapping[str, str | None], mix: Mix, s
     return Mixed(root / "known", root / "window")
 
 
-def _known(prepared: Path, task: str, window: str | None, *, mix: Mix, seed: int) -> dict[str, pa.Table]:
+def _known(prepared: Path, task: str, window: str | None, *, draw: tuple[Mix, int, int]) -> dict[str, pa.Table]:
+    mix, fewest, seed = draw
     old = read_split(prepared, task, "train", without=window) if window else read_split(prepared, task, "train")
     if window is not None and mix != "all":
-        wanted = round(mix * read_labelled(prepared, window, task, "train").num_rows)
+        wanted = max(round(mix * read_labelled(prepared, window, task, "train").num_rows), fewest if mix else 0)
         old = old.take(_drawn(old, wanted, seed=seed))
     new = [read_labelled(prepared, window, task, "train")] if window else []
     return {

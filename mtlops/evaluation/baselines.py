@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from mtlops import catalog
 from mtlops.decoding import decode
@@ -77,6 +74,8 @@ def tfidf(task: Task, train: Rows, *, valid: Rows, test: Rows) -> Logits:
     Terms are taken in lower case; their counts are dampened to 1 + ln(count).
     Shapes: (N of test, task.num_outputs) float32.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # scikit-learn takes a second to import
+
     vectorizer = TfidfVectorizer(token_pattern=TERM, ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS)
     parts = vectorizer.fit_transform(train.texts), vectorizer.transform(valid.texts), vectorizer.transform(test.texts)
     return _linear(task, train.labels, valid.labels, parts, penalties=TFIDF_PENALTIES)
@@ -87,6 +86,8 @@ def frozen(task: Task, train: Rows, *, valid: Rows, test: Rows) -> Logits:
 
     Shapes: (N of test, task.num_outputs) float32.
     """
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(train.vectors)
     parts = tuple(scaler.transform(rows.vectors) for rows in (train, valid, test))
     return _linear(task, train.labels, valid.labels, parts, penalties=FROZEN_PENALTIES)
@@ -105,6 +106,8 @@ def _linear(
 
 def _fit(task: Task, features: Any, labels: NDArray[Any], penalty: float) -> Callable[[Any], Logits]:
     """Returns the function from features to logits (N, num_outputs) that training gives."""
+    from sklearn.linear_model import Ridge
+
     if task.kind == "regression":
         ridge = Ridge(alpha=penalty).fit(features, labels)
         return lambda rows: ridge.predict(rows)[:, None].astype(np.float32)
@@ -119,6 +122,8 @@ def _classifier(
     features: Any, labels: NDArray[np.int64], num_classes: int, penalty: float
 ) -> Callable[[Any], NDArray[np.float64]]:
     """Returns the function to probabilities (N, num_classes); a class without training rows gets 0."""
+    from sklearn.linear_model import LogisticRegression
+
     known = np.unique(labels)
     if len(known) == 1:
         return lambda rows: np.tile(np.eye(num_classes)[known[0]], (rows.shape[0], 1))

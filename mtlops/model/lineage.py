@@ -25,6 +25,7 @@ class Lineage:
         seed: `train.seed`.
         data_sha256: of the manifest of the prepared splits.
         blend: share of the update in the tensors; the rest is the parent's (`retrain.blend`; 1 for a fresh start).
+        fewest_old: `retrain.fewest_old`.
     """
 
     parent: str
@@ -35,6 +36,7 @@ class Lineage:
     seed: int
     data_sha256: str
     blend: float = 1.0
+    fewest_old: int = 0
 
 
 def write_lineage(folder: Path, lineage: Lineage) -> None:

@@ -13,6 +13,7 @@ from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json
 from mtlops.model import multitask
+from mtlops.model.answers import Answers
 from mtlops.model.encoders import Trunk, load_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.sharing.anatomy import Sharing, make
@@ -257,6 +258,8 @@ class Predictor:
             tasks=[known.name for known in self.model.tasks],
             device=device,
         )
+        identity = f"{self.backbone.cache.folder.name}/{self.model.model.model_dump_json()}"
+        self._answers = Answers(cache / "answers", identity=identity)
         if self.backbone.facts != self.model.encoder:
             raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
 
@@ -278,14 +281,28 @@ class Predictor:
     def logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32, read only; `row_ids` name the texts in the cache.
 
-        Asked again for the same rows, it answers from memory: several measurements look at the test rows.
+        Asked again for the same rows, it answers from memory, or with what any process computed with the same tensors,
+        code and number of threads: several measurements and steps look at the test rows.
         """
         key = task, tuple(row_ids)
         if key not in self._logits:
-            self.backbone.fill(row_ids, texts)
-            self._logits[key] = self._cached_logits(row_ids, task)
-            self._logits[key].setflags(write=False)
+            tensors = self.model.tensors[task]
+            path = self._answers.path({**self.model.shared, **tensors}, row_ids)
+            known = self._answers.read(path, (len(row_ids), tensors["head.bias"].shape[0]))
+            if known is None:
+                known = self.computed_logits(texts, row_ids, task)
+                self._answers.write(path, known)
+            self._logits[key] = known
+            known.setflags(write=False)
         return self._logits[key]
+
+    def computed_logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
+        """Returns one task's logits (N, C) float32, computed now, whatever is known already."""
+        self.backbone.fill(row_ids, texts)
+        tensors = self.model.tensors[task]
+        if self.model.model.sharing == "adapters":
+            return self.backbone.logits(row_ids, tensors)
+        return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
 
     def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32 for texts that are no rows of the data; the cache stays as it is."""
@@ -295,12 +312,6 @@ class Predictor:
         """Returns what one task's head reads, (N, H) float32; `row_ids` name the texts in the cache."""
         self.backbone.fill(row_ids, texts)
         return self.backbone.vectors(row_ids, self.model.tensors[task], shared=self.model.shared, task=task)
-
-    def _cached_logits(self, row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
-        tensors = self.model.tensors[task]
-        if self.model.model.sharing == "adapters":
-            return self.backbone.logits(row_ids, tensors)
-        return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
 
     def embedding_layer(self, wanted: str) -> str:
         """Returns which of `last` and `cut` the embedding is taken from: always `cut` where tasks train layers."""

@@ -103,12 +103,12 @@ def export(
         golden = golden_logits(session, tokenizer, model.tasks, texts)
         if update is not None:
             golden = keep_golden(update, golden, tokenizer)
+        predictor = Predictor(trained, encoder, cache=cache)
         maker = VariantMaker(
-            params, folder, model=model, tokenizer=tokenizer, prepared=prepared, judged=judged, update=update
+            params, folder, predictor=predictor, tokenizer=tokenizer, prepared=prepared, judged=judged, update=update
         )
         variants = maker.make(texts)
         _write_golden(folder / "golden.json", texts, golden, variants)
-        predictor = Predictor(trained, encoder, cache=cache)
         if update is None:
             write_references(Profiler.open(params, prepared=prepared, predictor=predictor), folder / REFERENCE)
         else:
@@ -272,7 +272,7 @@ def _params_facts(params: Params, data: Mapping[str, Any], update: Update | None
         done = update.lineage
         facts["retrain"] |= {
             "tasks": list(done.retrained), "parent": done.parent, "mix": done.mix, "start": done.start,
-            "blend": done.blend,
+            "blend": done.blend, "fewest_old": done.fewest_old,
         }  # fmt: skip
     return facts
 

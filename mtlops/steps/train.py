@@ -90,7 +90,8 @@ def train(
     update, suite = None, params
     if params.retrain.tasks:
         update = begin_update(params, prepared=prepared, encoder=encoder, registry=registry, cache=cache)
-        prepared, params = update.mixed.known, params.only(update.retrained)
+        prepared = update.mixed.known
+        params = _shortened(params.only(update.retrained), prepared, update)
     teacher = _teacher(params, prepared)
     run = partial(
         _run_stage, prepared=prepared, encoder=encoder, cache=cache, device=device, teacher=teacher, world=world,
@@ -106,6 +107,17 @@ def train(
     world.leave()
     best = {name: learner.progress.best_value for name, learner in stages[-1].learners.items()}
     return Trained(path=str(out), best=best, seconds=round(stages[-1].speed.seconds, 1))
+
+
+def _shortened(params: Params, prepared: Path, update: Update) -> Params:
+    """The params of an update: tasks that go on from their parent's tensors pass the rows of a window less often."""
+    retrain, train = params.retrain, params.train
+    if retrain.start != "warm" or None in update.lineage.retrained.values():
+        return params
+    rows = {task.name: read_split(prepared, task.name, "train").num_rows for task in params.tasks()}
+    steps = batches_per_task(rows, train.batch_size, train.sampling_temperature)
+    epochs = max(retrain.epochs, -(-retrain.fewest_steps // min(steps.values())))
+    return params.model_copy(update={"train": train.model_copy(update={"epochs": epochs})})
 
 
 @dataclass(frozen=True)

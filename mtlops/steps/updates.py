@@ -73,14 +73,15 @@ def begin_update(params: Params, *, prepared: Path, encoder: Path, registry: str
         parent=parent.id,
         retrained=newest,
         windows={name: labelled[name]["facts"] for name in dict.fromkeys(newest.values()) if name is not None},
-        mix=retrain.mix,
+        mix=retrain.mixture,
         start=retrain.start,
         seed=params.train.seed,
         data_sha256=sha256_file(prepared / MANIFEST),
         blend=retrain.blend if retrain.start == "warm" else 1.0,
+        fewest_old=retrain.fewest_old,
     )
     for task, window in newest.items():
-        logger.info("retrain task=%s parent=%s window=%s mix=%s", task, parent.id, window or "none", retrain.mix)
+        logger.info("retrain task=%s parent=%s window=%s mix=%s", task, parent.id, window or "none", lineage.mix)
     return _update(parent, lineage, prepared=prepared, cache=cache)
 
 
@@ -138,7 +139,9 @@ def _update(parent: Bundle, lineage: Lineage, *, prepared: Path, cache: Path) ->
     if not model.exists():
         with new_folder(model) as folder:
             restore_model(parent, folder)
-    mixed = mix_splits(prepared, windows=lineage.retrained, mix=lineage.mix, seed=lineage.seed, cache=cache)
+    mixed = mix_splits(
+        prepared, windows=lineage.retrained, mix=lineage.mix, fewest=lineage.fewest_old, seed=lineage.seed, cache=cache
+    )
     for used in (cache / "bundles" / parent.id, model, mixed.known.parent):
         _keep_newest(used)
     return Update(parent, model, lineage, mixed)

@@ -16,11 +16,12 @@ from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.decoding import decode
 from mtlops.errors import ArtefactError
 from mtlops.export.graph import structure
-from mtlops.model.trained import TrainedModel
+from mtlops.model.predictor import Predictor
 from mtlops.params import Params
 from mtlops.serving.runtime import GOLDEN_TOLERANCE, golden_logits, open_session, run, task_logits
 from mtlops.steps.taking_over import Golden, keep_golden
 from mtlops.steps.updates import Update
+from mtlops.tasks import Task
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,15 +50,12 @@ class Variants:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows on which a task is judged.
-
-    `expected` is the primary metric of PyTorch's model there; None where nobody has measured it.
-    """
+    """Rows on which a task is judged; `expected` is the primary metric of PyTorch's model there."""
 
     task: int
     texts: list[str]
     labels: NDArray[Any]
-    expected: float | None
+    expected: float
 
 
 class VariantMaker:
@@ -66,7 +64,7 @@ class VariantMaker:
     Args:
         params: of the suite.
         folder: of the bundle, with `model.onnx`.
-        model: the trained model.
+        predictor: the trained model.
         tokenizer: of the encoder.
         prepared: folder of prepared splits.
         judged: content of evaluation.json.
@@ -78,13 +76,14 @@ class VariantMaker:
         params: Params,
         folder: Path,
         *,
-        model: TrainedModel,
+        predictor: Predictor,
         tokenizer: Tokenizer,
         prepared: Path,
         judged: Mapping[str, Any],
         update: Update | None,
     ) -> None:
-        self._params, self._folder, self._model, self._tokenizer = params, folder, model, tokenizer
+        self._params, self._folder, self._tokenizer = params, folder, tokenizer
+        self._predictor, self._model = predictor, predictor.model
         self._prepared, self._judged, self._update = prepared, judged, update
 
     def make(self, texts: Sequence[str]) -> Variants:
@@ -179,33 +178,38 @@ class VariantMaker:
                 tasks[task.name] = dict(self._update.parent.variant(name)["tasks"][task.name])
                 continue
             rows = self._rows(task.name)
-            expected = rows.expected
-            if expected is None:
-                full = open_session(self._folder / "model.onnx", _CPU, threads=0)
-                expected = round(self._metric(full, rows), _DIGITS)
+            logits = task_logits(session, self._tokenizer, self._model.tasks, rows.texts, position=rows.task)
             tasks[task.name] = {
                 "metric": catalog.KINDS[task.kind].primary,
                 "rows": len(rows.texts),
-                "fp32": expected,
-                "value": round(self._metric(session, rows), _DIGITS),
+                "fp32": rows.expected,
+                "value": self._metric(task, rows.labels, logits),
             }
         return tasks
 
     def _rows(self, name: str) -> _Rows:
         """All test rows of a task: those of an update's window are too few to tell a point by themselves."""
-        judged = self._judged["tasks"].get(name)
         position, task = next((i, task) for i, task in enumerate(self._model.tasks) if task.name == name)
-        table = read_split(self._prepared, name, "test")
-        texts, labels = (table[column].to_pylist() for column in ("text", "label"))
-        is_judged_on_all = judged is not None and self._update is None
-        expected = float(judged["metrics"][judged["primary"]]["value"]) if is_judged_on_all else None
-        return _Rows(position, texts, task.encode(labels), expected)
+        tables = [read_split(folder, name, "test") for folder in self._folders(name)]
+        columns = [table.select(["text", "row_id", "label"]).to_pydict() for table in tables]
+        texts = [text for of in columns for text in of["text"]]
+        labels = task.encode([label for of in columns for label in of["label"]])
+        if self._update is None:
+            judged = self._judged["tasks"][name]
+            return _Rows(position, texts, labels, float(judged["metrics"][judged["primary"]]["value"]))
+        logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
+        return _Rows(position, texts, labels, self._metric(task, labels, logits))
 
-    def _metric(self, session: "onnxruntime.InferenceSession", rows: _Rows) -> float:
-        task = self._model.tasks[rows.task]
-        logits = task_logits(session, self._tokenizer, self._model.tasks, rows.texts, position=rows.task)
+    def _folders(self, name: str) -> list[Path]:
+        """Where a task's test rows lie: together; of a retrained task as `evaluate` read them, old rows and new."""
+        if self._update is None or name not in self._update.retrained:
+            return [self._prepared]
+        mixed = self._update.mixed
+        return [mixed.known] if self._update.lineage.retrained[name] is None else [mixed.known, mixed.window]
+
+    def _metric(self, task: Task, labels: NDArray[Any], logits: NDArray[np.float32]) -> float:
         kind, outputs = catalog.KINDS[task.kind], decode(task, logits, self._model.calibrations[task.name])
-        return float(catalog.load(kind.metrics)(task, rows.labels, outputs)[kind.primary])
+        return round(float(catalog.load(kind.metrics)(task, labels, outputs)[kind.primary]), _DIGITS)
 
     def _reasons(self, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """What keeps a variant out, a sentence for each task that loses too much."""

@@ -36,6 +36,15 @@ def test_old_rows_are_mixed_in_as_asked(prepared: Path, tmp_path: Path, mix: flo
     assert len(_rows(mixed.known, "train") - new) == wanted
 
 
+@pytest.mark.parametrize("mix, fewest, wanted", [(0.1, 7, 7), (0.0, 7, 0), (0.1, 10_000, None)])
+def test_a_small_window_is_mixed_with_a_fewest_number_of_old_rows(
+    prepared: Path, tmp_path: Path, mix: float, fewest: int, wanted: int | None
+) -> None:
+    mixed = mix_splits(prepared, windows={"topic": "shift"}, mix=mix, fewest=fewest, seed=0, cache=tmp_path)
+    old = read_split(prepared, "topic", "train", without="shift").num_rows
+    assert len(_rows(mixed.known, "train") - _rows(mixed.window, "train")) == (old if wanted is None else wanted)
+
+
 def test_known_tests_hold_no_row_of_the_window_and_validation_holds_all(prepared: Path, tmp_path: Path) -> None:
     mixed = mix_splits(prepared, windows={"topic": "shift"}, mix=1.0, seed=0, cache=tmp_path)
     assert _rows(mixed.known, "test") == set(

@@ -1,6 +1,7 @@
 """A trained model's answers, from the cache and from texts that no cache holds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,3 +51,14 @@ def test_the_same_rows_are_answered_once(finished: Workspace, predictor: Predict
     assert predictor.logits(texts[:1], row_ids[:1], "mood").shape == (1, 2)
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0
+
+
+def test_what_another_process_answered_is_not_computed_again(finished: Workspace, tmp_path: Path) -> None:
+    place = (finished.root / "models/trained", finished.root / "data/encoder")
+    test = read_split(finished.root / "data/prepared", "mood", "test")
+    rows = test["text"].to_pylist(), test["row_id"].to_pylist(), "mood"
+    first, second = (Predictor(*place, cache=tmp_path) for _ in range(2))
+    logits = first.logits(*rows)
+    assert second.logits(*rows).tobytes() == logits.tobytes()
+    assert second.backbone.cache.rows_computed == 0
+    assert second.computed_logits(*rows).tobytes() == logits.tobytes()

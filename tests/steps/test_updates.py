@@ -29,7 +29,7 @@ from tests.tiny_window import posts, write_window
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("updates")]
 
 ENOUGH = (
-    "train.epochs=30", "train.patience=30", "train.learning_rate=0.02", "gates.max_drop=null",
+    "retrain.epochs=30", "train.patience=30", "train.learning_rate=0.02", "gates.max_drop=null",
     "gates.seed_noise={topic: 0.0}", "retrain.blend=1",
 )  # fmt: skip
 """What makes so small a model learn the window beyond doubt."""
