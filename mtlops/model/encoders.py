@@ -129,7 +129,7 @@ class Layer(nn.Module):
         """The same for one token that asks: neither keys nor values of the others are made, which is most of the work.
 
         q (x K + k)^T = (q K^T) x^T + q k^T, and softmax does not see the last term, the same for every token;
-        sum of p (x V + v) = (sum of p x) V + v, for the shares p add up to 1. K and V of each head: (A, D, H), (A, H, D).
+        sum of p (x V + v) = (sum of p x) V + v, for the shares p add up to 1. K of each head: (A, D, H), V: (A, H, D).
         """
         key_ADH = self.key.weight.unflatten(0, (self.num_heads, -1))
         value_AHD = self.value.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)
