@@ -112,5 +112,5 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@[ -e .venv ] || $(PYTHON) -m venv .venv
 	@echo "make: installing into .venv for $(EXTRA) (about 2 GB, some minutes the first time)" >&2
 	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(shell grep '^torch==' constraints.txt)
-	@$(PIP) --constraint constraints.txt --editable '.[$(EXTRA),train,pipelines,serve,monitor,dev]'
+	@$(PIP) --constraint constraints.txt --editable '.[$(EXTRA),train,pipelines,serve,otel,sign,monitor,dev]'
 	@echo "$(CURDIR)" > $@

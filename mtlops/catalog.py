@@ -330,6 +330,13 @@ E = TypeVar("E", bound=Entry)
 REFERENCE_VARIANT = "fp32"
 """Name of `model.onnx` among the variants of a bundle's graph: what all others are measured against."""
 
+PROVIDERS: Mapping[str, str] = MappingProxyType({
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+})  # fmt: skip
+"""Short names of the execution providers of ONNX Runtime that `--provider` knows; any other has its own name."""
+
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "int8": Variant(

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mtlops import __version__, cli_layouts, cli_loop, cli_registry, cli_serve
-from mtlops.catalog import load, suggest
+from mtlops.catalog import PROVIDERS, load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ def _add_predict(commands: Any) -> None:
     command.add_argument("--bundle", type=Path, default=Path("models/candidate"), metavar="DIR", help="bundle to use")
     command.add_argument("--tasks", metavar="A,B", help="answer only these tasks")
     cli_serve.add_variant(command)
-    command.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
+    command.add_argument(
+        "--provider", default="cpu", metavar="NAME",
+        help=f"{', '.join(PROVIDERS)}, or the name of another execution provider of ONNX Runtime (default cpu)",
+    )  # fmt: skip
 
 
 def _predict(options: argparse.Namespace) -> None:

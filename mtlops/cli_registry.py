@@ -60,6 +60,7 @@ def _add_promote(commands: Any, add: AddCommand) -> None:
     for name, meaning in (("decision", "what evaluate decided"), ("export", "what export measured")):
         command.add_argument(f"--{name}", type=Path, default=Path(f"reports/{name}.json"), metavar="FILE", help=meaning)
     command.add_argument("--force", action="store_true", help="overrule verdict and limits; needs --reason")
+    command.add_argument("--sign", type=Path, metavar="KEY", help="sign the bundle with this Ed25519 key (PEM)")
     command.add_argument("--git-tag", action="store_true", help="also tag the commit, for `dvc artifacts get`")
 
 
@@ -76,6 +77,7 @@ def _promote(options: argparse.Namespace) -> None:
         reason=options.reason,
         force=options.force,
         git_tag=options.git_tag,
+        sign=options.sign,
     )
     if options.json:
         print(json.dumps(dataclasses.asdict(done), ensure_ascii=False))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlops.catalog import REFERENCE_VARIANT, VARIANTS
+from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, VARIANTS
 from mtlops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def _where(command: argparse.ArgumentParser) -> None:
 
 def _model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how the model runs")
-    group.add_argument("--provider", default="CPUExecutionProvider", help="ONNX Runtime execution provider")
+    group.add_argument(
+        "--provider", default="cpu", metavar="NAME",
+        help=f"{', '.join(PROVIDERS)}, or the name of another execution provider of ONNX Runtime (default cpu)",
+    )  # fmt: skip
     add_variant(group)
     group.add_argument("--threads", type=_count, default=0, help="of one pass (default 0: one for each core)")
     group.add_argument("--workers", type=_number, default=2, help="passes at the same time (default 2)")
@@ -129,12 +132,19 @@ def _log(command: argparse.ArgumentParser) -> None:
         "--log-embeddings", type=_count, default=120, metavar="N",
         help="rows a minute whose embedding is kept, for drift: each costs layers that nobody else needs (default 120)",
     )  # fmt: skip
+    group.add_argument(
+        "--trace-endpoint", metavar="URL",
+        help="send OpenTelemetry spans there over OTLP/HTTP (default: where OTEL_EXPORTER_OTLP_ENDPOINT says, if set)",
+    )  # fmt: skip
     group.add_argument("--access-log", action="store_true", help="a line for each request in the process's log")
 
 
 def _security(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("who may ask (health needs no token)")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="clients must send: Authorization: Bearer TOKEN")
+    group.add_argument(
+        "--verify-key", type=Path, metavar="PUBKEY", help="serve only bundles that `promote --sign` signed with its key"
+    )
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate for REST and gRPC")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     group.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="clients must bring a certificate of this CA")
@@ -173,13 +183,17 @@ def _options(options: argparse.Namespace) -> "Options":
     from mtlops.serving.limits import Limits
     from mtlops.serving.log import Settings
     from mtlops.serving.server import Options, Ports
+    from mtlops.serving.tracing import is_configured
 
+    if options.bundle and options.verify_key:
+        raise UsageError("--verify-key: needs a registry, where signatures lie; --bundle reads none.")
     if options.bundle and options.registry:
         raise UsageError("--bundle and --registry: give one of them.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlops/serve"
     return Options(
         bundle=options.bundle,
         registry=registry_url(options.registry, beside=options.params),
+        verify_key=options.verify_key,
         cache=options.cache or cache,
         poll_seconds=options.poll_seconds,
         ports=Ports(
@@ -203,6 +217,8 @@ def _options(options: argparse.Namespace) -> "Options":
             queue_rows=options.log_queue_rows, with_text=options.log_text,
         ),
         events_url=options.log_events,
+        traces=bool(options.trace_endpoint) or is_configured(),
+        trace_endpoint=options.trace_endpoint,
         embeddings_a_minute=options.log_embeddings,
         access_log=options.access_log,
         drain_seconds=options.drain_seconds,

@@ -28,12 +28,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         PlatformError: the disk is full, over quota, or not writable. Whatever was at `path` stays.
     """
+    with cached_path(path) as part:
+        yield part
+        _sync(part)
+
+
+@contextmanager
+def cached_path(path: Path) -> Iterator[Path]:
+    """The same for a file whose content is checked whenever it is read: it does not wait until the disk has it.
+
+    Where the power fails, it may be torn. Raises like `atomic_path`.
+    """
     with storage_errors(path):
         part = temporary_path(path)
         try:
             yield part
             part.chmod(0o644)
-            _sync(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -26,8 +26,9 @@ from typing import Any
 
 from mtlops.bundle import MANIFEST, Bundle
 from mtlops.errors import ArtefactError, PlatformError
-from mtlops.files import atomic_folder, atomic_path, link_or_copy, new_folder, sha256_file, to_json
+from mtlops.files import atomic_folder, cached_path, link_or_copy, new_folder, sha256_file, to_json
 from mtlops.leases import UPLOAD_LIMIT_SECONDS, Alive, Leases
+from mtlops.signatures import Signer, Verifier
 from mtlops.storage import Folder, open_storage
 
 SCHEMA_VERSION = 1
@@ -139,10 +140,11 @@ class Registry:
 
     Args:
         url: a folder, or anything that fsspec reaches, such as `s3://bucket/registry`. Nothing is written until needed.
+        verifier: if given, a bundle whose manifest is not signed with its key cannot be read or fetched.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self._storage = open_storage(str(url))
+    def __init__(self, url: str | Path, *, verifier: Verifier | None = None) -> None:
+        self._storage, self._verifier = open_storage(str(url)), verifier
         self._leases = Leases(self._storage)
         self.url = self._storage.url
 
@@ -242,6 +244,10 @@ class Registry:
         )  # fmt: skip
         return bundle.id
 
+    def sign(self, bundle_id: str, signer: Signer) -> None:
+        """Signs a published bundle; an earlier signature is replaced."""
+        self._storage.write(_signature_name(bundle_id), signer.sign(self._manifest_bytes(bundle_id)))
+
     def keeping(self, bundle_id: str) -> AbstractContextManager[None]:
         """Returns a context in which no collection removes the bundle, published already or only within it."""
         return self._leases.holding(bundle_id, ())
@@ -333,7 +339,7 @@ class Registry:
         target = cache / bundle_id
         if target.exists():
             try:
-                if Bundle.open(target).id == bundle_id:
+                if Bundle.open(target).id == bundle_id and (target / MANIFEST).read_bytes() == raw:
                     return target
             except ArtefactError as error:
                 logger.warning("%s; fetching it again", error)
@@ -376,10 +382,10 @@ class Registry:
                     f"{self._at(f'blobs/{digest}')}: missing or damaged (it is {name} of {bundle_id}). "
                     f"Publish the bundle again."
                 )
-            with atomic_path(path) as part:
+            with cached_path(path) as part:
                 part.write_bytes(content)
         if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != raw:
-            with atomic_path(folder / MANIFEST) as part:
+            with cached_path(folder / MANIFEST) as part:
                 part.write_bytes(raw)
         return Bundle(folder, manifest)
 
@@ -410,8 +416,9 @@ class Registry:
                 for name, size in alive.each(self._storage.sizes("blobs").items())
                 if name.removeprefix("blobs/") not in held and self._storage.age_seconds(name) >= grace_seconds
             }
+            signatures = [name for name in map(_signature_name, old) if name in self._storage.sizes("signatures")]
             if not dry_run:
-                for name in alive.each([*(f"bundles/{bundle_id}" for bundle_id in old), *idle]):
+                for name in alive.each([*signatures, *(f"bundles/{bundle_id}" for bundle_id in old), *idle]):
                     self._storage.remove(name)
                 if isinstance(self._storage, Folder):
                     self._storage.remove_leftovers(older_than_seconds=max(grace_seconds, UPLOAD_LIMIT_SECONDS))
@@ -478,6 +485,8 @@ class Registry:
             raise ArtefactError(f"{self._at(name)}: missing. Publish the bundle again.")
         if hashlib.sha256(raw).hexdigest()[: len(bundle_id)] != bundle_id:
             raise ArtefactError(f"{self._at(name)}: is damaged: its sha256 is not the bundle's id. Publish it again.")
+        if self._verifier is not None:
+            self._verifier.check(raw, self._storage.read(_signature_name(bundle_id)), where=f"{self.url}: {bundle_id}")
         for path in json.loads(raw)["files"]:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ArtefactError(f"{self._at(name)}: names the file {path!r} outside the bundle. Do not use it.")
@@ -628,6 +637,10 @@ def _history_name(version: int) -> str:
 
 def _manifest_name(bundle_id: str) -> str:
     return f"bundles/{bundle_id}/{MANIFEST}"
+
+
+def _signature_name(bundle_id: str) -> str:
+    return f"signatures/{bundle_id}.ed25519"
 
 
 def _entry_bytes(entry: Entry) -> bytes:

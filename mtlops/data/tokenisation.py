@@ -61,6 +61,9 @@ def pad(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns (input_ids, attention_mask), both (B, S) int64, S the longest row or `length`; padded with `pad_id`."""
     longest = length or max(map(len, ids))
+    if all(len(tokens) == longest for tokens in ids):
+        input_ids = np.array(ids, dtype=np.int64)
+        return input_ids, np.ones_like(input_ids)
     input_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(ids), longest), dtype=np.int64)
     for row, tokens in enumerate(ids):

@@ -5,18 +5,20 @@ saves little, and padding a short text to a long one's length costs more than th
 """
 
 import asyncio
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.serving.limits import Limits
-from mtlops.serving.questions import Answer, Question
+from mtlops.serving.questions import Answer, Question, Turn
 from mtlops.serving.refusal import Refusal
 from mtlops.serving.runtime import Runtime
 
@@ -48,13 +50,14 @@ class Work:
     arrived: float = field(default_factory=time.monotonic)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Row:
-    """A row of a work, and where its logits go."""
+    """A row of a work: its tokens, where the logits of its tasks begin in those of the pass, and its embedding."""
 
     work: Work
-    number: int
     ids: Sequence[int]
+    at: int = 0
+    vector: NDArray[np.float32] | None = None
 
 
 class Batcher:
@@ -86,7 +89,10 @@ class Batcher:
         self._num_rows = 0
         self._idle = 0
         self._is_open = True
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Wakes threads that sleep. A Condition is written in Python: it costs a request more than all else here.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._sleeping = 0
         self.threads = [threading.Thread(target=self._work, name=f"model-{i}", daemon=True) for i in range(threads)]
         for thread in self.threads:
             thread.start()
@@ -104,7 +110,7 @@ class Batcher:
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         work = Work(question, runtime, with_embedding, future, time.monotonic() + question.timeout_seconds)
-        with self._changed:
+        with self._lock:
             if not self._is_open:
                 raise Refusal(503, "the server is stopping. Ask another one.", retry_after_seconds=_RETRY_SECONDS)
             if self._num_rows + question.num_rows > self._limits.queue_rows and self._num_rows:
@@ -114,52 +120,66 @@ class Batcher:
                 )  # fmt: skip
             self._waiting.append(work)
             self._num_rows += question.num_rows
-            self._changed.notify()
+            self._wake_one()
         return future
 
     def close(self) -> None:
         """Answers what waits, takes nothing new, and ends the threads."""
-        with self._changed:
+        with self._lock:
             self._is_open = False
-            self._changed.notify_all()
+            for _ in self.threads:
+                self._wake.put(None)
         for thread in self.threads:
             thread.join()
 
+    def _wake_one(self) -> None:
+        """Wakes a thread if one sleeps; where several are woken for the same work, all but one sleep again."""
+        if self._sleeping:
+            self._wake.put(None)
+
     def _work(self) -> None:
         while works := self._take():
-            begun, now = [], time.monotonic()
-            for work in works:
-                if now > work.deadline:
-                    _fail(work, Refusal(504, "the model was not free in time. Try again later.", retry_after_seconds=1))
-                elif not work.future.cancelled():
-                    begun.append(work)
+            now = time.monotonic()
+            late = [work for work in works if now > work.deadline]
+            begun = [work for work in works if now <= work.deadline and not work.future.cancelled()]
+            _refuse(late, 504, "the model was not free in time. Try again later.", retry_after_seconds=_RETRY_SECONDS)
             try:
-                self._answer(begun)
+                if begun:
+                    self._answer(begun, now)
             except Exception:
                 logger.exception("%d requests failed in the model", len(begun))
-                for work in begun:
-                    _fail(work, Refusal(500, "the model failed. The server's log says why."))
+                _refuse(begun, 500, "the model failed. The server's log says why.")
 
     def _take(self) -> list[Work]:
         """Waits for work and takes the thread's share of it, the oldest first, all of one runtime; none at the end."""
-        with self._changed:
-            while True:
-                self._idle += 1
+        with self._lock:
+            self._idle += 1
+            try:
                 self._wait()
+            finally:
                 self._idle -= 1
-                if self._waiting:
-                    return self._share()
-                if not self._is_open:
-                    return []
+            return self._share() if self._waiting else []
 
     def _wait(self) -> None:
-        """Waits for work, and then for more of it if it may; meanwhile another thread can take it all."""
-        while not self._waiting and self._is_open:
-            self._changed.wait()
-        if self._delay_seconds and self._waiting:
-            until = self._waiting[0].arrived + self._delay_seconds
-            while self._num_rows < self._batch_rows and self._is_open and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
+        """Waits, with the lock held, for work, and then for more of it if it may; meanwhile another may take it all."""
+        while self._is_open:
+            left = None
+            if self._waiting:
+                left = self._waiting[0].arrived + self._delay_seconds - time.monotonic() if self._delay_seconds else 0.0
+                if left <= 0 or self._num_rows >= self._batch_rows:
+                    return
+            self._sleep(left)
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Lets go of the lock until the thread is woken, or for so many seconds."""
+        self._sleeping += 1
+        self._lock.release()
+        try:
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=seconds)
+        finally:
+            self._lock.acquire()
+            self._sleeping -= 1
 
     def _share(self) -> list[Work]:
         share = min(self._batch_rows, -(-self._num_rows // (self._idle + 1)))
@@ -170,17 +190,15 @@ class Batcher:
             rows += taken[-1].question.num_rows
         self._num_rows -= rows
         if self._waiting:
-            self._changed.notify()
+            self._wake_one()
         return taken
 
     def _fits(self, first: Work, rows: int, share: int) -> bool:
         following = self._waiting[0]
         return following.runtime is first.runtime and rows + following.question.num_rows <= share
 
-    def _answer(self, works: list[Work]) -> None:
-        rows = list(_rows(works))
-        logits: dict[Work, list[NDArray[np.float32] | None]] = {w: [None] * w.question.num_rows for w in works}
-        vectors: dict[Work, list[NDArray[np.float32] | None]] = {w: [None] * w.question.num_rows for w in works}
+    def _answer(self, works: list[Work], begun: float) -> None:
+        rows, parts, at = list(_rows(works)), [], 0
         for group in _groups(rows, most=self._batch_rows):
             self._observe(len(group))
             pair_row = [i for i, row in enumerate(group) for _ in row.work.question.positions]
@@ -189,15 +207,13 @@ class Batcher:
             found, embeddings = group[0].work.runtime.compute(
                 [row.ids for row in group], pair_row, pair_task, embed_row=embed_row
             )
+            parts.append(found)
             for i, vector in zip(embed_row, embeddings, strict=True):
-                vectors[group[i].work][group[i].number] = vector
-            at = 0
+                group[i].vector = vector
             for row in group:
-                count = len(row.work.question.positions)
-                logits[row.work][row.number] = found[at : at + count]
-                at += count
-        for work in works:
-            _succeed(work, _decoded(work, logits[work], vectors[work]))
+                row.at, at = at, at + len(row.work.question.positions)
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        _tell(works, _answers(works, rows, logits=logits, begun=begun))
 
 
 def _rows(works: list[Work]) -> Iterator[_Row]:
@@ -206,8 +222,8 @@ def _rows(works: list[Work]) -> Iterator[_Row]:
     tokens = iter(works[0].runtime.tokenizer.ids(texts) if texts else ())
     for work in works:
         ids = work.question.ids if work.question.ids is not None else [next(tokens) for _ in work.question.texts or ()]
-        for number, row in enumerate(ids):
-            yield _Row(work, number, row)
+        for row in ids:
+            yield _Row(work, row)
 
 
 def _groups(rows: list[_Row], *, most: int) -> Iterator[list[_Row]]:
@@ -222,30 +238,44 @@ def _groups(rows: list[_Row], *, most: int) -> Iterator[list[_Row]]:
         yield group
 
 
-def _decoded(
-    work: Work, logits: Sequence[NDArray[np.float32] | None], vectors: Sequence[NDArray[np.float32] | None]
-) -> Answer:
-    runtime, stacked = work.runtime, np.stack([row for row in logits if row is not None])
-    outputs = {
-        runtime.tasks[position].name: runtime.decode(position, stacked[:, i])
-        for i, position in enumerate(work.question.positions)
-    }
-    found = [vector for vector in vectors if vector is not None]
-    return Answer(runtime, outputs, np.stack(found) if found else None)
+def _answers(works: list[Work], rows: Sequence[_Row], *, logits: NDArray[np.float32], begun: float) -> Iterator[Answer]:
+    """The answer to each work from the logits of all; a task is decoded once, for all rows that want it."""
+    ended, runtime, of_task = time.monotonic(), works[0].runtime, dict[int, list[int]]()
+    for row in rows:
+        for i, position in enumerate(row.work.question.positions):
+            of_task.setdefault(position, []).append(row.at + i)
+    decoded = {position: runtime.decode(position, logits[pairs]) for position, pairs in of_task.items()}
+    taken, seen = dict.fromkeys(decoded, 0), 0
+    for work in works:
+        count, outputs = work.question.num_rows, {}
+        for position in work.question.positions:
+            start, every = taken[position], decoded[position]
+            taken[position] = start + count
+            is_alone = count == len(of_task[position])
+            outputs[runtime.tasks[position].name] = every if is_alone else every.part(slice(start, start + count))
+        vectors = [row.vector for row in rows[seen : seen + count] if row.vector is not None]
+        seen += count
+        yield Answer(runtime, outputs, np.stack(vectors) if vectors else None, Turn(work.arrived, begun, ended))
 
 
-def _succeed(work: Work, answer: Answer) -> None:
-    work.future.get_loop().call_soon_threadsafe(_set, work.future, answer)
+def _refuse(works: Sequence[Work], status: int, reason: str, *, retry_after_seconds: int | None = None) -> None:
+    _tell(works, [Refusal(status, reason, retry_after_seconds=retry_after_seconds) for _ in works])
 
 
-def _fail(work: Work, refusal: Refusal) -> None:
-    work.future.get_loop().call_soon_threadsafe(_set, work.future, refusal)
+def _tell(works: Sequence[Work], results: Iterable[Answer | Refusal]) -> None:
+    """Gives each work its result, in the event loop it came from: each loop is woken once."""
+    of_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Refusal]]] = {}
+    for work, result in zip(works, results, strict=True):
+        of_loop.setdefault(work.future.get_loop(), []).append((work.future, result))
+    for loop, found in of_loop.items():
+        loop.call_soon_threadsafe(_set, found)
 
 
-def _set(future: "asyncio.Future[Answer]", result: Answer | Refusal) -> None:
-    if future.done():
-        return
-    if isinstance(result, Answer):
-        future.set_result(result)
-    else:
-        future.set_exception(result)
+def _set(found: Sequence[tuple["asyncio.Future[Answer]", Answer | Refusal]]) -> None:
+    for future, result in found:
+        if future.done():
+            continue
+        if isinstance(result, Answer):
+            future.set_result(result)
+        else:
+            future.set_exception(result)

@@ -25,7 +25,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # one for many requests: it is dear
+        self._begun: float | None = None  # when what is being read began; None: nothing is
         self._head_bytes: int | None = 0  # None: the head is complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -36,6 +37,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops it."""
         self._stop_clock()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -49,7 +52,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._head_bytes = 0
-        if self._timer is None:
+        if self._begun is None:
             self._start_clock()
         super().on_message_begin()
 
@@ -64,12 +67,22 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_clock(self) -> None:
-        self._timer = self.loop.call_later(self.read_seconds, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+        self._begun = self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.read_seconds, self._look_at_clock)
 
     def _stop_clock(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._begun = None
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._begun is None:
+            return
+        left = self._begun + self.read_seconds - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look_at_clock)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Says why, unless an answer is on its way, and closes."""

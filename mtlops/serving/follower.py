@@ -27,7 +27,7 @@ from mtlops.serving.trials import Trial
 
 logger = logging.getLogger(__name__)
 
-_ROWS_BEFORE = 2
+_ROWS_BEFORE = 1
 """Golden rows, the shortest, that are checked before a swap; the others are checked right after it."""
 
 _POLLS_BETWEEN_FULL = 30
@@ -127,7 +127,7 @@ class Follower:
             try:
                 pointer = self._registry.pointer()
                 if pointer != self._pointer or polls % _POLLS_BETWEEN_FULL == 0:
-                    self._look(self._registry.champion())
+                    self._look(time.perf_counter())
                     self._pointer = pointer
                 self._unreachable = False
             except PlatformError as error:
@@ -137,10 +137,10 @@ class Follower:
             except Exception:
                 logger.exception("following the registry failed, serving on")
 
-    def _look(self, entry: Entry | None) -> None:
+    def _look(self, started: float) -> None:
+        entry = self._registry.champion()
         if entry is None or entry.bundle_id in (self._service.runtime.bundle_id, self._refused):
             return
-        started = time.perf_counter()
         before = self._service.serving
         try:
             how = self._change(entry, before, started)

@@ -18,6 +18,7 @@ from mtlops.serving.rest import EXTENSIONS, PLATFORM, SERVER
 from mtlops.serving.runtime import Runtime
 from mtlops.serving.service import Service
 from mtlops.serving.tensors import Tensor
+from mtlops.serving.tracing import PARENT_HEADERS
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,9 @@ class GrpcPort:
 
         if not request.model_name:
             raise bad("model_name: is empty.")
-        answered = await self._service.answer(ask, name=request.model_name, version=request.model_version)
+        answered = await self._service.answer(
+            ask, name=request.model_name, version=request.model_version, parent=lambda: _parent(context)
+        )
         found = answer_tensors(answered.question, answered.answer)
         response = message("ModelInferResponse")(
             model_name=request.model_name,
@@ -165,6 +168,10 @@ def _input(entry: Any, raw: bytes | None, limits: Limits) -> Tensor:
     if datatype == "BYTES":
         values = [tensors.decode_text(name, position, value) for position, value in enumerate(values)]
     return tensors.from_values(name, datatype, shape, values)
+
+
+def _parent(context: Any) -> dict[str, str]:
+    return {name: str(value) for name, value in context.invocation_metadata() or () if name in PARENT_HEADERS}
 
 
 def _names(outputs: Sequence[Any]) -> list[str]:

@@ -118,6 +118,7 @@ class PredictionLog:
         settings = self._settings
         while self._wait():
             with self._changed:
+                taken = time.monotonic()
                 records, self._records = list(self._records), deque()
                 labels, self._feedback = list(self._feedback), deque()
             num_rows = sum(record.num_rows for record in records)
@@ -131,7 +132,7 @@ class PredictionLog:
                 self._dropped(num_rows + len(labels))
             with self._changed:
                 self._num_rows -= num_rows + len(labels)
-                self._oldest = time.monotonic()
+                self._oldest = taken  # what came while this was written has waited since then, at most
 
     def _wait(self) -> bool:
         """Waits until there is something to write; returns False at the end."""

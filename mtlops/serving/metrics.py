@@ -54,6 +54,10 @@ class Metrics:
         self.events_dropped = Counter(
             "mtlops_events_dropped", "CloudEvents that their receiver was too slow for, or refused", registry=registry
         )
+        self.events_taken = Counter(
+            "mtlops_events_taken", "CloudEvents of another server by what became of them: logged, alone (no request), "
+            "unmatched (no answer), refused, dropped", ["outcome"], registry=registry,
+        )  # fmt: skip
         self.shadow_skipped = Counter(
             "mtlops_shadow_skipped", "requests that a shadow did not answer: the queue was full, or it failed",
             registry=registry,

@@ -59,6 +59,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """When the model came to a question, in seconds of `time.monotonic`.
+
+    Attributes:
+        arrived: it began to wait.
+        begun: a thread took it.
+        ended: the last pass for it, and for those that were taken with it, was over.
+    """
+
+    arrived: float
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the model said.
 
@@ -66,11 +81,13 @@ class Answer:
         runtime: that said it.
         outputs: by task, N rows each.
         embeddings: (N, H), where they were asked for.
+        turn: when.
     """
 
     runtime: Runtime
     outputs: Mapping[str, Outputs]
     embeddings: NDArray[np.float32] | None
+    turn: Turn | None = None
 
 
 def question(

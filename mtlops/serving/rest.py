@@ -1,16 +1,17 @@
 """The REST port: the Open Inference Protocol v2 with Triton's binary tensor extension, /predict and feedback."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from mtlops import __version__
 from mtlops.serving import tensors
-from mtlops.serving.asgi import Application, Request, Response, as_json, check_token, no_such, parse_json
+from mtlops.serving.asgi import Application, Handler, Request, Response, as_json, check_token, no_such, parse_json
 from mtlops.serving.limits import Limits
 from mtlops.serving.log_rows import Feedback
 from mtlops.serving.questions import Question, answer_tensors, check_id, metadata, plain_question, question
@@ -18,6 +19,7 @@ from mtlops.serving.refusal import Refusal, bad
 from mtlops.serving.runtime import Runtime, describe
 from mtlops.serving.service import Answered, Service
 from mtlops.serving.tensors import Tensor
+from mtlops.serving.tracing import PARENT_HEADERS
 from mtlops.tasks import Task
 
 SERVER = "mtlops"
@@ -47,10 +49,13 @@ class Rest:
     Args:
         service: answers.
         token: that clients must bring; None asks for none. Health needs none.
+        more: what answers at further paths.
     """
 
-    def __init__(self, service: Service, *, token: str | None = None) -> None:
-        self._service, self._token = service, token
+    def __init__(
+        self, service: Service, *, token: str | None = None, more: Mapping[str, Handler] = MappingProxyType({})
+    ) -> None:
+        self._service, self._token, self._more = service, token, more
         self.application = Application(self._handle, closing=lambda: service.is_draining)
 
     async def _handle(self, request: Request) -> Response:
@@ -65,10 +70,12 @@ class Rest:
             return as_json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
         if path == "/predict":
             _check_method(request, "POST")
-            return await self._predict(await request.body(self._service.limits.body_bytes))
+            return await self._predict(request, await request.body(self._service.limits.body_bytes))
         if path == "/v2/feedback":
             _check_method(request, "POST")
             return self._feedback(parse_json(await request.body(self._service.limits.body_bytes)))
+        if path in self._more:
+            return await self._more[path](request)
         raise no_such(request)
 
     def _health(self, request: Request) -> Response:
@@ -84,7 +91,7 @@ class Rest:
         if what == "infer":
             _check_method(request, "POST")
             body = await request.body(self._service.limits.body_bytes)
-            return await self._infer(body, request.headers.get(_HEADER_LENGTH), name=name, version=version)
+            return await self._infer(request, body, name=name, version=version)
         _check_method(request, "GET")
         runtime = self._service.check_model(name, version)
         if what == "ready":
@@ -96,25 +103,25 @@ class Rest:
             "parameters": {"variant": runtime.variant},
         })  # fmt: skip
 
-    async def _infer(self, body: bytes, header_length: bytes | None, *, name: str, version: str) -> Response:
+    async def _infer(self, request: Request, body: bytes, *, name: str, version: str) -> Response:
         envelopes: list[_Envelope] = []
 
         def ask(runtime: Runtime) -> Question:
-            envelope = read_envelope(body, header_length, self._service.limits)
+            envelope = read_envelope(body, request.headers.get(_HEADER_LENGTH), self._service.limits)
             envelopes.append(envelope)
             return question(
                 runtime, self._service.limits, inputs=envelope.inputs, outputs=envelope.outputs,
                 parameters=envelope.parameters, request_id=envelope.request_id,
             )  # fmt: skip
 
-        answered = await self._service.answer(ask, name=name, version=version)
+        answered = await self._service.answer(ask, name=name, version=version, parent=lambda: _parent(request))
         return _infer_response(name, answered, envelopes[0])
 
-    async def _predict(self, body: bytes) -> Response:
+    async def _predict(self, request: Request, body: bytes) -> Response:
         def ask(runtime: Runtime) -> Question:
             return plain_question(runtime, self._service.limits, parse_json(body))
 
-        answered = await self._service.answer(ask)
+        answered = await self._service.answer(ask, parent=lambda: _parent(request))
         answer, texts = answered.answer, answered.question.texts or ()
         predictions = describe(answer.runtime.tasks, answer.outputs, texts)
         return as_json({
@@ -239,6 +246,11 @@ def _label(entry: Any, where: str, tasks: dict[str, Task]) -> Feedback:
     if task.kind != "multilabel" and len(names) != 1:
         raise bad(f"{where}: task {task.name!r} has exactly one label.")
     return Feedback(now, check_id(request_id), row, task.name, names, None)
+
+
+def _parent(request: Request) -> dict[str, str]:
+    found = {name: request.headers.get(name.encode()) for name in PARENT_HEADERS}
+    return {name: value.decode("latin-1") for name, value in found.items() if value is not None}
 
 
 def _check_method(request: Request, *allowed: str) -> None:

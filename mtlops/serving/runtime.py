@@ -6,18 +6,19 @@ Shape suffixes: B rows, S tokens, P (row, task) pairs, C widest task's outputs, 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle
-from mtlops.catalog import REFERENCE_VARIANT, suggest
+from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, suggest
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.serving import bank as banks
 from mtlops.serving.bank import Bank
+from mtlops.serving.binding import DEVICES, BoundBank
 from mtlops.tasks import Task
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ PAIRS = 32
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden logit on another machine type; on the same type it is 0."""
+
+
+class Runs(Protocol):
+    """What computes the graph: a runtime with its adapters and heads, or a bare session with those it came with."""
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Returns the named outputs of a pass."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,19 @@ class ServedTask:
     tensors: Mapping[str, NDArray[np.float32]]
 
     @classmethod
-    def of(cls, bundle: Bundle, task: Task) -> Self:
-        """Returns a task of a bundle."""
-        return cls(
-            task=task,
-            calibration=bundle.calibrations[task.name],
-            bundle_id=bundle.id,
-            version=banks.task_version(bundle, task.name),
-            tensors=banks.task_tensors(bundle, task.name) if "graph" in bundle.manifest else {},
-        )
+    def all_of(cls, bundle: Bundle, *, known: Iterable[Self] = ()) -> list[Self]:
+        """Returns the tasks of a bundle; files of a task that is the same in `known` are not read again."""
+        bundle_id, calibrations = bundle.id, bundle.calibrations
+        same = {(one.version, one.task, one.calibration): one for one in known}
+        found = []
+        for task in bundle.tasks:
+            version, calibration = banks.task_version(bundle, task.name), calibrations[task.name]
+            if one := same.get((version, task, calibration)):
+                found.append(replace(one, bundle_id=bundle_id))
+            else:
+                tensors = banks.task_tensors(bundle, task.name) if "graph" in bundle.manifest else {}
+                found.append(cls(task, calibration, bundle_id, version, tensors))
+        return found
 
 
 class Runtime:
@@ -98,12 +110,12 @@ class Runtime:
         threads: int = 0,
         variant: str = REFERENCE_VARIANT,
     ) -> None:
-        self.variant = variant
+        self.variant, self._device = variant, DEVICES.get(PROVIDERS.get(provider, provider))
         graph = bundle.variant(variant)["file"]
         self._tokenizer = Tokenizer(bundle.folder / "trunk/tokenizer.json", max_tokens=bundle.manifest["max_tokens"])
         self.session = open_session(bundle.folder / graph, provider, threads=threads)
         self.has_embedding = EMBEDDING in {output.name for output in self.session.get_outputs()}
-        self._take(bundle, [ServedTask.of(bundle, task) for task in bundle.tasks])
+        self._take(bundle, ServedTask.all_of(bundle))
         self.check_golden()
 
     @property
@@ -120,15 +132,7 @@ class Runtime:
 
         Files of tasks that are the same are not read again. Golden outputs are not checked.
         """
-        mine = {(served.task.name, served.version): served for served in self.served}
-        calibrations, made = bundle.calibrations, []
-        for task in bundle.tasks:
-            same = mine.get((task.name, banks.task_version(bundle, task.name)))
-            if same and (same.task, same.calibration) == (task, calibrations[task.name]):
-                made.append(replace(same, bundle_id=bundle.id))
-            else:
-                made.append(ServedTask.of(bundle, task))
-        return self._over_same_session(bundle, made)
+        return self._over_same_session(bundle, ServedTask.all_of(bundle, known=self.served))
 
     def with_tasks_of(self, other: "Runtime", names: Iterable[str]) -> "Runtime":
         """Returns a runtime that answers the named tasks as `other` does, and the rest as this one.
@@ -161,7 +165,7 @@ class Runtime:
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
         input_ids, mask = pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id)
-        logits = run(self.session, input_ids, mask, wanted, bank=self.bank)
+        logits = run(self, input_ids, mask, wanted)
         return {self.tasks[position].name: self.decode(position, logits[i]) for i, position in enumerate(wanted)}
 
     def compute(
@@ -187,12 +191,19 @@ class Runtime:
                 parts.append(self.compute([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
             return np.concatenate(parts), self._embed([ids[row] for row in embed_row])
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
-        feeds = {"input_ids": input_ids, "attention_mask": mask, **self.bank}
+        feeds = {"input_ids": input_ids, "attention_mask": mask}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
         if embed_row:
             feeds["embed_row"] = _int64(embed_row)
-        found = self.session.run(["logits", *([EMBEDDING] if embed_row else [])], feeds)
+        found = self.run(["logits", *([EMBEDDING] if embed_row else [])], feeds)
         return found[0], found[1] if embed_row else _NOTHING
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Returns the named outputs of a pass of the session with this runtime's adapters and heads."""
+        if self._bound is not None:
+            return self._bound.run(self.session, names, feeds)
+        found: list[NDArray[Any]] = self.session.run(names, {**feeds, **self.bank})
+        return found
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         return embed(self.session, *pad(ids, pad_id=self._tokenizer.pad_id)) if ids else _NOTHING
@@ -209,7 +220,7 @@ class Runtime:
             UsageError: `task` is not a task of the bundle.
         """
         (position,) = self.positions([task])
-        return task_logits(self.session, self._tokenizer, self.tasks, texts, position=position, bank=self.bank)
+        return task_logits(self, self._tokenizer, self.tasks, texts, position=position)
 
     def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Returns the vectors (N, H) that drift watches, computed in batches of similar length.
@@ -225,7 +236,7 @@ class Runtime:
         return np.stack([found[i] for i in range(len(texts))])
 
     def check_unchanged(self, before: "Runtime") -> None:
-        """Checks that tasks with the same adapter and head as in `before` answer the shortest golden text alike.
+        """Checks that tasks with the same adapter and head as in `before` answer its shortest golden text alike.
 
         Raises:
             ArtefactError: a bit is different. (Where the sizes of the stacked adapters differ, rounding may, too.)
@@ -233,10 +244,8 @@ class Runtime:
         if {n: t.shape for n, t in self.bank.items()} != {n: t.shape for n, t in before.bank.items()}:
             return
         versions = {one.task.name: one.version for one in before.served}
-        text = min((row["text"] for row in self.bundle.golden()), key=len)
-        was, now = (
-            golden_logits(one.session, one.tokenizer, one.tasks, [text], bank=one.bank)[0] for one in (before, self)
-        )
+        text = min((row["text"] for row in before.bundle.golden()), key=len)
+        was, now = before.golden_answer(text), self.golden_answer(text)
         for one in self.served:
             name = one.task.name
             if versions.get(name) == one.version and was[name] != now[name]:
@@ -247,11 +256,9 @@ class Runtime:
 
         `rows`: which, the shortest text first.
         """
-        golden = sorted(self.bundle.golden(), key=lambda row: len(row["text"]))[rows]
-        texts = [row["text"] for row in golden]
-        answers = golden_logits(self.session, self._tokenizer, self.tasks, texts, bank=self.bank)
         limit = self.bundle.variant(self.variant).get("golden_tolerance", GOLDEN_TOLERANCE)
-        for row, answer in zip(golden, answers, strict=True):
+        for row in sorted(self.bundle.golden(), key=lambda row: len(row["text"]))[rows]:
+            answer = self.golden_answer(row["text"])
             for task, expected in expected_logits(row, self.variant).items():
                 error = float(np.abs(np.subtract(answer[task], expected)).max())
                 if not error <= limit:
@@ -260,14 +267,23 @@ class Runtime:
                         f"{error:.2g} (limit {limit:g}). Do not serve this bundle here; export it again."
                     )
 
+    def golden_answer(self, text: str) -> dict[str, list[float]]:
+        """Returns the logits by task of a golden text; they are computed once."""
+        if text not in self._golden:
+            (self._golden[text],) = golden_logits(self, self._tokenizer, self.tasks, [text])
+        return self._golden[text]
+
     def _take(self, bundle: Bundle, served: Sequence[ServedTask]) -> None:
         self.bundle, self.bundle_id, self.served = bundle, bundle.id, tuple(served)
         self.tasks: tuple[Task, ...] = tuple(one.task for one in served)
         self.bank: Bank = banks.stack([one.tensors for one in served]) if served[0].tensors else {}
+        self._bound = BoundBank(self.bank, device=self._device) if self._device and self.bank else None
+        self._golden: dict[str, dict[str, list[float]]] = {}
 
     def _over_same_session(self, bundle: Bundle, served: Sequence[ServedTask]) -> "Runtime":
         made = object.__new__(Runtime)
         made.variant, made._tokenizer, made.session = self.variant, self._tokenizer, self.session
+        made._device = self._device
         made.has_embedding = self.has_embedding
         made._take(bundle, served)
         return made
@@ -292,36 +308,25 @@ def expected_logits(row: Mapping[str, Any], variant: str) -> Mapping[str, list[f
 
 
 def golden_logits(
-    session: "onnxruntime.InferenceSession",
-    tokenizer: Tokenizer,
-    tasks: Sequence[Task],
-    texts: Sequence[str],
-    *,
-    bank: Bank | None = None,
+    session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str]
 ) -> list[dict[str, list[float]]]:
     """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
     rows, positions = [], range(len(tasks))
     for text in texts:
         inputs = pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id)
-        parts = [run(session, *inputs, positions[at : at + PAIRS], bank=bank) for at in range(0, len(tasks), PAIRS)]
+        parts = [run(session, *inputs, positions[at : at + PAIRS]) for at in range(0, len(tasks), PAIRS)]
         logits = np.concatenate(parts)
         rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 
 
 def task_logits(
-    session: "onnxruntime.InferenceSession",
-    tokenizer: Tokenizer,
-    tasks: Sequence[Task],
-    texts: Sequence[str],
-    *,
-    position: int,
-    bank: Bank | None = None,
+    session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str], *, position: int
 ) -> NDArray[np.float32]:
     """Returns the logits (N, C) of the task at a position, computed in batches of similar length."""
     result = np.empty((len(texts), tasks[position].num_outputs), dtype=np.float32)
     for rows, batch in _batches(tokenizer, texts):
-        result[rows] = run(session, *batch, [position], bank=bank)[0, :, : result.shape[1]]
+        result[rows] = run(session, *batch, [position])[0, :, : result.shape[1]]
     return result
 
 
@@ -336,17 +341,9 @@ def _batches(
 
 
 def run(
-    session: "onnxruntime.InferenceSession",
-    input_ids: NDArray[np.int64],
-    mask: NDArray[np.int64],
-    positions: Sequence[int],
-    *,
-    bank: Bank | None = None,
+    session: Runs, input_ids: NDArray[np.int64], mask: NDArray[np.int64], positions: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Returns the logits of every row for every task position: (len(positions), B, C) float32.
-
-    `bank` takes the place of the adapters and heads that the graph came with.
-    """
+    """Returns the logits of every row for every task position: (len(positions), B, C) float32."""
     num_rows = len(input_ids)
     feeds = {
         "input_ids": input_ids,
@@ -354,7 +351,7 @@ def run(
         "pair_row": np.tile(np.arange(num_rows, dtype=np.int64), len(positions)),
         "pair_task": np.repeat(np.asarray(positions, dtype=np.int64), num_rows),
     }
-    (logits,) = session.run(["logits"], {**feeds, **(bank or {})})
+    (logits,) = session.run(["logits"], feeds)
     by_task: NDArray[np.float32] = logits.reshape(len(positions), num_rows, -1)
     return by_task
 
@@ -389,10 +386,13 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     available = onnxruntime.get_available_providers()
+    provider = PROVIDERS.get(provider, provider)
     if provider not in available:
         raise UsageError(f"execution provider {provider!r} is not installed. {suggest(provider, available)}")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        # What TensorRT cannot do is done by CUDA, before the CPU is asked.
+        more = [name for name in (PROVIDERS["cuda"],) if provider == PROVIDERS["tensorrt"] and name in available]
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider, *more])
     except Exception as error:  # noqa: BLE001 - onnxruntime's own errors share no base class
         raise ArtefactError(f"{path}: ONNX Runtime cannot load it ({error}). Export the bundle again.") from None
     if session.get_providers()[0] != provider:

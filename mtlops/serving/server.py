@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -23,6 +24,7 @@ from mtlops.serving.connection import reading_within
 from mtlops.serving.events import EventSender
 from mtlops.serving.follower import Engine, Follower, TrialSettings
 from mtlops.serving.grpc_port import GrpcPort, credentials
+from mtlops.serving.incoming import Incoming
 from mtlops.serving.limits import Limits
 from mtlops.serving.log import PredictionLog
 from mtlops.serving.log import Settings as LogSettings
@@ -30,6 +32,8 @@ from mtlops.serving.metrics import Metrics
 from mtlops.serving.operations import admin_application, metrics_application
 from mtlops.serving.rest import Rest
 from mtlops.serving.service import Service, Serving
+from mtlops.serving.tracing import Tracing
+from mtlops.signatures import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ class Options:
     Attributes:
         bundle: folder to serve; None follows the registry.
         registry: URL to follow.
+        verify_key: public key that its bundles must be signed with; None asks for none.
         cache: folder of fetched bundles.
         poll_seconds: between two looks at the registry.
         ports: where to listen.
@@ -89,6 +94,8 @@ class Options:
         log_url: where the prediction log goes; None keeps none.
         log: how it is written.
         events_url: where requests and answers go as CloudEvents; None sends none.
+        traces: spans are sent, to `trace_endpoint` or, where that is None, to whom OTEL_* names.
+        trace_endpoint: URL of a collector.
         embeddings_a_minute: rows whose embedding goes into the log.
         access_log: a line for each request.
         drain_seconds: from the signal to stop until no connection is taken any more.
@@ -98,6 +105,7 @@ class Options:
     bundle: Path | None
     registry: str
     cache: Path
+    verify_key: Path | None = None
     poll_seconds: float = 2.0
     ports: Ports = field(default_factory=Ports)
     security: Security = field(default_factory=Security)
@@ -110,6 +118,8 @@ class Options:
     log_url: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
     events_url: str | None = None
+    traces: bool = False
+    trace_endpoint: str | None = None
     embeddings_a_minute: int = 120
     access_log: bool = False
     drain_seconds: float = 1.0
@@ -128,6 +138,7 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         MtlopsError: the bundle cannot be served.
     """
     _allow_many_connections()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # waking its threads for a few texts costs more than them
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         import uvloop
@@ -197,16 +208,27 @@ class _Server:
             if options.events_url
             else None
         )
+        self._tracing = Tracing(options.trace_endpoint) if options.traces else None
         self._service = Service(
             self._batcher,
             options.limits,
             metrics=self._metrics,
             log=self._log,
             events=self._events,
+            tracing=self._tracing,
             embeddings_a_minute=options.embeddings_a_minute,
             access_log=options.access_log,
         )
-        self._rest = Rest(self._service, token=security.token)
+        self._incoming = (
+            Incoming(
+                lambda: self._service.runtime, options.limits, keep=self._log.add,
+                count=lambda outcome: self._metrics.events_taken.labels(outcome).inc(),
+            )
+            if self._log is not None
+            else None
+        )  # fmt: skip
+        more = {"/v2/events": self._incoming.handle} if self._incoming is not None else {}
+        self._rest = Rest(self._service, token=security.token, more=more)
         self._follower: Follower | None = None
 
     async def run(self, ready: Callable[[dict[str, int]], None]) -> None:
@@ -262,7 +284,8 @@ class _Server:
             logger.info("serving bundle=%s folder=%s", runtime.bundle_id, options.bundle)
             return
         self._follower = Follower(
-            Registry(options.registry), self._service, options.engine,
+            Registry(options.registry, verifier=Verifier(options.verify_key) if options.verify_key else None),
+            self._service, options.engine,
             metrics=self._metrics, cache=options.cache, poll_seconds=options.poll_seconds, trial=options.trial,
         )  # fmt: skip
         self._follower.start()
@@ -271,10 +294,14 @@ class _Server:
         if self._follower is not None:
             self._follower.close()
         self._batcher.close()
+        if self._incoming is not None:
+            self._incoming.close()
         if self._log is not None:
             self._log.close()
         if self._events is not None:
             self._events.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _status(self) -> dict[str, Any]:
         served = self._service.runtime.served if self._service.is_ready else ()
@@ -306,7 +333,7 @@ class _Server:
             application, http=reading_within(self._options.limits.read_seconds),
             ws="none", lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(self._options.stop_seconds) or 1,
-            server_header=False, backlog=_BACKLOG, **(tls or {}),
+            server_header=False, proxy_headers=False, backlog=_BACKLOG, **(tls or {}),
         )  # fmt: skip
         return _Http(config), sock
 

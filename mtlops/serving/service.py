@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlops.serving.batching import Batcher
@@ -15,6 +15,7 @@ from mtlops.serving.metrics import Metrics
 from mtlops.serving.questions import Answer, Question
 from mtlops.serving.refusal import Refusal
 from mtlops.serving.runtime import Runtime
+from mtlops.serving.tracing import Traced, Tracing
 from mtlops.serving.trials import Trial
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Service:
         metrics: counts.
         log: keeps what was answered; None keeps nothing.
         events: sends what was answered to somebody else; None sends nothing.
+        tracing: sends how long it took; None sends nothing.
         embeddings_a_minute: rows whose embedding goes into the log; each costs more of the model.
         access_log: a line for each request goes to the log of the process.
     """
@@ -56,12 +58,14 @@ class Service:
         metrics: Metrics,
         log: PredictionLog | None,
         events: EventSender | None = None,
+        tracing: Tracing | None = None,
         embeddings_a_minute: int = 0,
         access_log: bool = False,
     ) -> None:
         self.limits, self.metrics = limits, metrics
         self.is_draining = False
         self._batcher, self._log, self._events, self._access_log = batcher, log, events, access_log
+        self._tracing = tracing
         self._embeddings = _Budget(embeddings_a_minute)
         self._serving: Serving | None = None
 
@@ -97,17 +101,37 @@ class Service:
             raise Refusal(404, f"version {version!r} of model {suite!r} is not served; {runtime.bundle_id} is.")
         return runtime
 
-    async def answer(self, ask: Callable[[Runtime], Question], *, name: str = "", version: str = "") -> "Answered":
+    async def answer(
+        self,
+        ask: Callable[[Runtime], Question],
+        *,
+        name: str = "",
+        version: str = "",
+        parent: Callable[[], Mapping[str, str]] = dict,
+    ) -> "Answered":
         """Returns the answer to a question.
 
         Args:
             ask: reads the request for the runtime that will answer it.
             name: of the model; empty stands for the one that is served.
             version: of the model; empty stands for the present one.
+            parent: says which trace the request belongs to; asked only where traces are sent.
 
         Raises:
             Refusal: it is not answered.
         """
+        if self._tracing is None:
+            return await self._answer(ask, name, version)
+        started_ns, found = time.time_ns(), parent()
+        try:
+            answered = await self._answer(ask, name, version)
+        except Refusal as refusal:
+            self._tracing.add(Traced(started_ns, found, {}, refusal.status))
+            raise
+        self._tracing.add(Traced(started_ns, found, _attributes(answered)), answered.answer)
+        return answered
+
+    async def _answer(self, ask: Callable[[Runtime], Question], name: str, version: str) -> "Answered":
         started = time.perf_counter()
         try:
             serving = self.serving
@@ -192,3 +216,11 @@ class Answered:
 
     question: Question
     answer: Answer
+
+
+def _attributes(answered: Answered) -> dict[str, str | int | Sequence[str]]:
+    answer = answered.answer
+    return {
+        "mtlops.request_id": answered.question.id, "mtlops.bundle_id": answer.runtime.bundle_id,
+        "mtlops.rows": answered.question.num_rows, "mtlops.tasks": list(answer.outputs),
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from mtlops.files import read_json
 from mtlops.git_tags import plan_tags, revision
 from mtlops.leases import whoami
 from mtlops.registry import ChampionChangedError, Registry
+from mtlops.signatures import Signer
 
 _KEPT_OF_EXPORT = ("bundle", "limits", "latency_ms")
 
@@ -46,6 +47,7 @@ def promote(
     reason: str = "",
     force: bool = False,
     git_tag: bool = False,
+    sign: Path | None = None,
 ) -> Promoted:
     """Publishes the bundle and makes it champion, if its reports say that it has earned it.
 
@@ -57,17 +59,19 @@ def promote(
         by: who promotes; empty for `user@host`.
         reason: why; empty for the first reason of the decision.
         force: promote whatever the verdict, the limits and the champion of the decision are; needs a reason.
+        sign: private key that the bundle is signed with, for servers that ask for it.
         git_tag: also write GTO's tags into the git repository around the bundle.
 
     Raises:
         VerdictError: the verdict is not PROMOTE, or the exported bundle breaks a limit.
         ArtefactError: a report or the bundle is missing, damaged, or about something else; or the champion is not the
             one that the decision was made against.
-        UsageError: force without a reason; or git tags are impossible here.
+        UsageError: force without a reason; or git tags are impossible here; or the key is none.
         PlatformError: the registry does not answer or cannot be written.
     """
     if force and not reason:
         raise UsageError("--force needs --reason: the history says why the gate was overruled.")
+    signer = Signer(sign) if sign is not None else None
     decided = _read(decision, ("verdict", "reasons", "tasks"), made_by="mtlops evaluate")
     exported = _read(export, ("bundle", "limits"), made_by="mtlops export")
     candidate = Bundle.open(bundle)
@@ -85,6 +89,8 @@ def promote(
         )
     with store.keeping(candidate.id):
         store.publish(bundle)
+        if signer is not None:
+            store.sign(candidate.id, signer)
         entry = store.promote(
             candidate.id,
             expect=current,

@@ -30,7 +30,7 @@ def test_imports_point_one_way() -> None:
         ("import mtlops.report", HEAVY),
         ("import mtlops.serving", HEAVY),
         ("import mtlops.serving.runtime", TRAINING),
-        ("import mtlops.serving.server", HEAVY | {"pyarrow"}),
+        ("import mtlops.serving.server", HEAVY | {"opentelemetry", "pyarrow"}),
         ("import mtlops.steps.prepare", HEAVY),
         ("import pipelines.__main__", HEAVY),
         ("import monitoring.resident, monitoring.triggers, mtlops.steps.monitor", HEAVY),

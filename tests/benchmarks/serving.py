@@ -6,12 +6,15 @@ the ratio within one, with its lowest and highest in brackets. CPU seconds of th
 
 import argparse
 import http.client
+import itertools
 import json
-import os
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,26 +29,30 @@ from mtlops.registry import Registry
 from mtlops.serving.runtime import Runtime, embed, open_session, run
 from tests.benchmarks.page import machine, table, write_part
 from tests.serving.processes import Server, serving
-from tests.serving.variants import retrained
+from tests.serving.variants import retrained, with_many_tasks
 from tests.tiny_suite import make_workspace, run_all
 
 _TEXTS = 64
 _REPETITIONS = 5
 _REQUESTS = 2_000
+_CLIENTS = (1, 8)
+_TASKS = 4
+_MANY = 100
 _SWAPS = 12
+_SWAPS_UNDER_LOAD = 100
 
 
 def main() -> None:
     """Measures, and writes the part `serving` of docs/benchmarks.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--suite", type=Path, default=Path(), help="a project in which every step has run")
-    parser.add_argument("--only", choices=["model", "server"], help="measure this alone, and write nothing")
+    parser.add_argument("--only", choices=[*PARTS], help="measure this alone, and write nothing")
     parser.add_argument("--bundle", type=Path, help="default: models/candidate of the suite")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle or options.suite / "models/candidate")
     texts = _texts(options.suite / "data/prepared", bundle)
     if options.only:
-        print("\n".join(model(options.suite, bundle, texts) if options.only == "model" else server(bundle, texts)))
+        print("\n".join(PARTS[options.only](options.suite, bundle, texts)))
         return
     lines = [
         "## Serving",
@@ -54,11 +61,9 @@ def main() -> None:
         f"on {machine()}, one thread. {len(texts)} test texts of all tasks, median",
         f"{_median_tokens(bundle, texts):.0f} tokens; the encoder has {_layers(bundle)} layers.",
         f"Brackets: lowest and highest of {_REPETITIONS} repetitions. The time around the model was measured with the",
-        "tests' tiny model, and without its passes.",
-        "",
-        *model(options.suite, bundle, texts),
-        "",
-        *server(bundle, texts),
+        "tests' tiny model, and without its passes: CPU of all threads of the server, less that of the graph alone on",
+        "batches of the size that the server made.",
+        *(line for part in PARTS.values() for line in ["", *part(options.suite, bundle, texts)]),
     ]
     write_part("serving", lines)
     print("\n".join(lines))
@@ -126,16 +131,50 @@ def server(bundle: Bundle, texts: Sequence[str]) -> list[str]:
         started = time.perf_counter()
         with serving(folder / "server", "--registry", registry.url, *options) as running:
             seconds = time.perf_counter() - started
-            swap_ms = _swaps(running, registry, ids)
-            memory = _memory_mb(running)
+            swap_ms = _swaps(running, registry, ids, number=_SWAPS)
+            with _asking(running, list(texts)) as answers:
+                loaded_ms = _swaps(running, registry, ids, number=_SWAPS_UNDER_LOAD)
+            memory = _memory_mb(running, "VmHWM")
         around = _around_tiny(folder)
     rows = [
-        ["CPU ms of a request around the model (HTTP, queue, tokens, decoding, JSON)", round(around, 2)],
+        *(
+            [f"CPU ms of a request around the model (HTTP, queue, tokens, decoding, JSON, log), clients: {n}", found]
+            for n, found in around.items()
+        ),
         [f"swap of one task, pointer seen to new answers, mean of {_SWAPS}, ms", round(swap_ms, 1)],
+        [f"the same while {_CLIENTS[-1]} clients ask, mean of {_SWAPS_UNDER_LOAD}, ms", round(loaded_ms, 1)],
+        ["requests answered meanwhile; none failed", sum(answers)],
         ["start until ready, hashing and golden rows included, s", round(seconds, 2)],
         ["peak memory, MB", round(memory)],
     ]
     return ["### The server", "", *table(["what", "measured"], rows)]
+
+
+def many(bundle: Bundle, texts: Sequence[str]) -> list[str]:
+    """What a hundred tasks cost one process: memory, and the time of a request that asks for one of them."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder, running, asked = Path(name), {}, {}
+        for number in (len(bundle.tasks), _MANY):
+            made = with_many_tasks(bundle, folder / f"bundle-{number}", number=number)
+            options = ("--bundle", str(made.folder), "--workers", "1")
+            running[number] = stack.enter_context(serving(folder / f"server-{number}", *options))
+            asked[number] = made.tasks[-1].name
+        ms: dict[int, list[float]] = {number: [] for number in running}
+        for text in texts * _REPETITIONS:
+            for number, server in running.items():
+                started = time.perf_counter()
+                server.predict(text, tasks=[asked[number]])
+                ms[number].append(1000 * (time.perf_counter() - started))
+        memory = {number: _memory_mb(server, "VmRSS") for number, server in running.items()}
+        peak = {number: _memory_mb(server, "VmHWM") for number, server in running.items()}
+    few = len(bundle.tasks)
+    rows = [
+        [n, round(memory[n]), round(peak[n]), f"{(memory[n] - memory[few]) / (n - few):.2f}" if n > few else "",
+         *(round(float(np.percentile(ms[n], p)), 1) for p in (50, 99))]
+        for n in running
+    ]  # fmt: skip
+    head = ["tasks", "memory, MB", "its peak, MB", "MB for each further task", "p50 ms, one task asked", "p99 ms"]
+    return ["### A hundred tasks", "", "Asked in turns, one request at a time.", "", *table(head, rows)]
 
 
 def _compare(contestants: Mapping[str, Callable[[], None]], *, size: int, num_texts: int) -> list[list[object]]:
@@ -155,49 +194,95 @@ def _compare(contestants: Mapping[str, Callable[[], None]], *, size: int, num_te
     return rows
 
 
-def _around_tiny(folder: Path) -> float:
+def _around_tiny(folder: Path) -> dict[int, str]:
+    """CPU ms of a request around the model, by the number of clients that ask at the same time."""
     (folder / "tiny").mkdir()
     work = make_workspace(folder / "tiny")
     run_all(work)
-    bundle = Bundle.open(work.bundle)
-    with serving(folder / "tiny-server", "--bundle", str(work.bundle), "--workers", "1") as running:
-        return statistics.median(_around(running, bundle, ["a fine film", "the law"]) for _ in range(3))
+    runtime, found = Runtime(Bundle.open(work.bundle), threads=1), {}
+    options = ("--workers", "1", "--log", str(folder / "log"))
+    with serving(folder / "tiny-server", "--bundle", str(work.bundle), *options) as running:
+        for clients in _CLIENTS:
+            _around(running, runtime, clients)
+            each = [_around(running, runtime, clients) for _ in range(_REPETITIONS)]
+            found[clients] = f"{statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]"
+    return found
 
 
-def _around(running: Server, bundle: Bundle, texts: Sequence[str]) -> float:
-    """CPU of the server process a request, less that of the graph alone on the same rows."""
-    runtime = Runtime(bundle, threads=1)
-    asked = [texts[i % len(texts)] for i in range(_REQUESTS)]
-    url = f"{running.url()}/v2/models/{bundle.manifest['suite']}/infer"
+def _around(running: Server, runtime: Runtime, clients: int) -> float:
+    """CPU ms of all threads of the server a request, less that of the graph alone on batches of the same size."""
+    tasks = [task.name for task in runtime.tasks][:_TASKS]
+    texts = ["a fine film", "the law"]
+    path = f"/v2/models/{runtime.bundle.manifest['suite']}/infer"
     bodies = [
-        json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}).encode()
-        for text in asked
-    ]
-    batches = [batch for text in asked for batch in _batches(runtime, [text], 1)]
-    connection = http.client.HTTPConnection("127.0.0.1", running.ports["rest"])
-    before = _cpu_seconds(running)
-    for body in bodies:
-        connection.request("POST", url.partition(str(running.ports["rest"]))[2], body)
-        response = connection.getresponse()
-        assert response.status == 200
-        response.read()
+        json.dumps({
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}],
+            "parameters": {"tasks": ",".join(tasks)},
+        })
+        for text in texts
+    ]  # fmt: skip
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.ports["rest"])
+        for number in range(_REQUESTS // clients):
+            connection.request("POST", path, bodies[number % len(bodies)])
+            response = connection.getresponse()
+            content = response.read()
+            assert response.status == 200, content
+        connection.close()
+
+    passes, before = running.metric("mtlops_batch_rows_count"), _cpu_seconds(running)
+    with ThreadPoolExecutor(clients) as pool:
+        for done in [pool.submit(ask) for _ in range(clients)]:
+            done.result()
     with_server = _cpu_seconds(running) - before
-    connection.close()
+    asked = _REQUESTS // clients * clients
+    passes = int(running.metric("mtlops_batch_rows_count") - passes)
+    size = max(1, round(asked / passes))
+    batch = pad(runtime.tokenizer.ids([texts[i % len(texts)] for i in range(size)]))
     before = time.process_time()
-    for batch in batches:
-        run(runtime.session, *batch, range(len(bundle.tasks)), bank=runtime.bank)
-    return 1000 * (with_server - (time.process_time() - before)) / _REQUESTS
+    for _ in range(passes):
+        run(runtime, *batch, range(len(tasks)))
+    return 1000 * (with_server - (time.process_time() - before)) / asked
 
 
-def _swaps(running: Server, registry: Registry, ids: Sequence[str]) -> float:
-    for number in range(_SWAPS):
-        new, old = ids[(number + 1) % 2], ids[number % 2]
+def _swaps(running: Server, registry: Registry, ids: Sequence[str], *, number: int) -> float:
+    """Mean milliseconds of so many swaps, to the one bundle and back."""
+
+    def total() -> tuple[float, float]:
+        name = "mtlops_swap_duration_seconds"
+        return running.metric(f"{name}_sum"), running.metric(f"{name}_count")
+
+    seconds, swaps = total()
+    for turn in range(number):
+        new, old = ids[(turn + 1) % 2], ids[turn % 2]
         registry.promote(new, expect=old, by="benchmark", reason="benchmark")
         while running.get("/status", "admin")[1]["last_swap"].get("bundle") != new:
             time.sleep(0.02)
-    total = running.metric("mtlops_swap_duration_seconds_sum")
-    assert running.metric('mtlops_swap_total{outcome="swapped"}') == _SWAPS
-    return 1000 * total / running.metric("mtlops_swap_duration_seconds_count")
+    assert running.metric('mtlops_swap_total{outcome="swapped"}') == swaps + number
+    return 1000 * (total()[0] - seconds) / number
+
+
+@contextmanager
+def _asking(running: Server, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Clients that ask without a pause; yields the number of answers of each, and fails if one was refused."""
+    stop, answers = threading.Event(), [0] * _CLIENTS[-1]
+
+    def ask(client: int) -> None:
+        for text in itertools.cycle(texts[client:] + texts[:client]):
+            if stop.is_set():
+                return
+            running.predict(text)
+            answers[client] += 1
+
+    with ThreadPoolExecutor(len(answers)) as pool:
+        clients = [pool.submit(ask, client) for client in range(len(answers))]
+        try:
+            yield answers
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
 
 
 def _write_graphs(suite: Path, folder: Path, *, drop: int, calibration: Sequence[Any]) -> dict[str, Path]:
@@ -251,14 +336,22 @@ def _layers(bundle: Bundle) -> int:
 
 
 def _cpu_seconds(running: Server) -> float:
-    fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of all threads: to the nanosecond, where /proc/PID/stat counts hundredths of a second."""
+    threads = Path(f"/proc/{running.process.pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def _memory_mb(running: Server) -> float:
+def _memory_mb(running: Server, what: str) -> float:
+    """VmRSS, or VmHWM, its peak."""
     status = Path(f"/proc/{running.process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) / 1024
 
+
+PARTS: dict[str, Callable[[Path, Bundle, list[str]], list[str]]] = {
+    "model": model,
+    "server": lambda _, bundle, texts: server(bundle, texts),
+    "many": lambda _, bundle, texts: many(bundle, texts),
+}
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mtlops.bundle import Bundle, diff
 from mtlops.errors import ArtefactError, UsageError, VerdictError
 from mtlops.files import read_json, write_json
 from mtlops.registry import ChampionChangedError, Registry
+from mtlops.signatures import Verifier
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
 from mtlops.steps.promote import Promoted, promote
@@ -192,3 +194,18 @@ def test_damaged_bundle_is_not_promoted(project: Project) -> None:
     with pytest.raises(ArtefactError, match="model.onnx: its sha256 is not the one"):
         project.promote()
     assert not Path(project.registry).exists()
+
+
+def test_a_bundle_is_signed_before_it_becomes_champion_and_a_wrong_key_changes_nothing(
+    project: Project, tmp_path: Path
+) -> None:
+    project.export(topic=1)
+    key = tmp_path / "key.pem"
+    with pytest.raises(UsageError, match="key.pem: cannot be read"):
+        project.promote(sign=key)
+    assert project.champion() is None
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    promoted = project.promote(sign=key)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", tmp_path / "pub"], check=True)
+    verifying = Registry(project.registry, verifier=Verifier(tmp_path / "pub"))
+    assert verifying.manifest(promoted.bundle_id)["verdict"] == "PROMOTE"

@@ -99,6 +99,12 @@ class Adapter:
         """Keys and values that `prefixed` puts in front."""
         return 0
 
+    @property
+    def leaves_keys_and_values(self) -> bool:
+        """Keys and values are the trunk's own."""
+        own = type(self)
+        return own.projected is Adapter.projected and own.prefixed is Adapter.prefixed
+
     def init(self, generator: Generator) -> Tensors:
         """Returns one layer's fresh tensors of one task."""
         return {}
