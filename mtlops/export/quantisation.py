@@ -6,12 +6,15 @@ A product x W of the trunk becomes
 
 which ONNX Runtime computes as one integer product. Static: the scale of x was measured once, on validation rows, so a
 row's answer depends on that row alone. Dynamic: it is that of each pass, so it depends on which rows come together.
-Weights have 7 bits: with 8, processors without VNNI saturate the 16-bit sums in between and answer otherwise (ONNX
-Runtime's guide to quantisation, "reduce_range"). Tables of embeddings are int8, one scale a dimension.
+Some columns of x are a hundred times as large as the others, and would leave those no levels. So column j is divided by
+s_j = max |x_j|^0.4, which row j of W is multiplied by (Xiao et al. 2023, "SmoothQuant", section 4.1, arXiv:2211.10438;
+without its denominator, which costs weights of 7 bits too much): it halves the error of a logit. Weights have 7 bits:
+with 8, processors without VNNI saturate the 16-bit sums in between and answer otherwise (ONNX Runtime's guide to
+quantisation, "reduce_range"). Tables of embeddings are int8, one scale a dimension.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,10 @@ _TABLE_LIMIT = 127
 _LEVELS = 255
 _SMALLEST_TABLE = 1 << 14
 _ERRORS_ONLY = 3
+_LEVELLED = ".levelled"
+
+LEVELLING = 0.4
+"""How much of a column's size goes over to the weights: 0 none, 1 all."""
 
 Feeds = Mapping[str, NDArray[np.int64]]
 """Inputs of one pass, by name."""
@@ -37,10 +44,11 @@ Feeds = Mapping[str, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Range:
-    """How a value is written in 8 bits: value = scale * (uint8 - zero_point)."""
+    """How a value (..., K) is written in 8 bits: value * factors = scale * (uint8 - zero_point)."""
 
     scale: float
     zero_point: int
+    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -80,12 +88,34 @@ def calibrate(source: Path, passes: Iterable[Feeds]) -> dict[str, Range]:
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    lowest, highest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    lowest: dict[str, NDArray[np.float32]] = {}
+    highest: dict[str, NDArray[np.float32]] = {}
     for feeds in passes:
         for name, value in zip(names, session.run(names, dict(feeds)), strict=True):
-            lowest[name] = min(lowest[name], float(value.min(initial=0.0)))
-            highest[name] = max(highest[name], float(value.max(initial=0.0)))
-    return {name: _range(lowest[name], highest[name]) for name in names}
+            columns = np.asarray(value, np.float32).reshape(-1, value.shape[-1])
+            lowest[name] = np.minimum(lowest.get(name, np.float32(0)), columns.min(axis=0, initial=0.0))
+            highest[name] = np.maximum(highest.get(name, np.float32(0)), columns.max(axis=0, initial=0.0))
+    factors = _factors(_products(proto), {name: np.maximum(-lowest[name], highest[name]) for name in names})
+    return {
+        name: _range(float((lowest[name] * of).min()), float((highest[name] * of).max()), of)
+        for name, of in factors.items()
+    }
+
+
+def _factors(
+    products: Sequence[_Product], largest: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Returns 1 / s of every value's columns; values that meet the same weights have the same."""
+    groups: dict[str, set[str]] = {}
+    for product in products:
+        names = {product.value, f"times {product.weight}"}
+        names = names.union(*(groups.get(name, set()) for name in names))
+        groups.update(dict.fromkeys(names, names))
+    found = {}
+    for value in largest:
+        of_group = np.max([largest[name] for name in groups[value] if name in largest], axis=0)
+        found[value] = np.where(of_group > 0, of_group, 1).astype(np.float32) ** np.float32(-LEVELLING)
+    return found
 
 
 def read_ranges(path: Path) -> dict[str, Range]:
@@ -95,13 +125,14 @@ def read_ranges(path: Path) -> dict[str, Range]:
 
     proto = onnx.load(path, load_external_data=False)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    return {
-        node.input[0]: Range(
-            float(numpy_helper.to_array(tensors[node.input[1]])), int(numpy_helper.to_array(tensors[node.input[2]]))
-        )
-        for node in proto.graph.node
-        if node.op_type == "QuantizeLinear"
-    }
+    levelled = {node.output[0]: node.input for node in proto.graph.node if node.output[0].endswith(_LEVELLED)}
+    ranges = {}
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear":
+            value, factors = levelled[node.input[0]]
+            scale, zero_point, of = (numpy_helper.to_array(tensors[name]) for name in (*node.input[1:], factors))
+            ranges[value] = Range(float(scale), int(zero_point), tuple(of.tolist()))
+    return ranges
 
 
 def write_static(source: Path, path: Path, *, passes: Iterable[Feeds], like: Path | None = None) -> int:
@@ -127,12 +158,14 @@ def write_static(source: Path, path: Path, *, passes: Iterable[Feeds], like: Pat
     def multiply(product: _Product) -> None:
         value, rounded = product.value, f"{product.value}.rounded"
         if rewriting.is_new(rounded):
-            scale, zero_point = f"{value}.scale", f"{value}.zero_point"
+            scale, zero_point, factors = f"{value}.scale", f"{value}.zero_point", f"{value}.factors"
             rewriting.keep(scale, np.asarray(ranges[value].scale, np.float32))
             rewriting.keep(zero_point, np.asarray(ranges[value].zero_point, np.uint8))
-            rewriting.add("QuantizeLinear", [value, scale, zero_point], f"{value}.uint8")
+            rewriting.keep(factors, np.asarray(ranges[value].factors, np.float32))
+            rewriting.add("Mul", [value, factors], f"{value}{_LEVELLED}")
+            rewriting.add("QuantizeLinear", [f"{value}{_LEVELLED}", scale, zero_point], f"{value}.uint8")
             rewriting.add("DequantizeLinear", [f"{value}.uint8", scale, zero_point], rounded)
-        weight, of_columns = rewriting.weight(product)
+        weight, of_columns = rewriting.weight(product, factors=ranges[value].factors)
         if rewriting.is_new(f"{weight}.rounded"):
             rewriting.add("DequantizeLinear", [weight, of_columns], f"{weight}.rounded", axis=1)
         rewriting.add("MatMul", [rounded, f"{weight}.rounded"], product.node.output[0])
@@ -195,13 +228,18 @@ class _Rewriting:
 
         self._nodes.append(helper.make_node(kind, inputs, list(outputs), name=f"{outputs[0]}.node", **attributes))
 
-    def weight(self, product: _Product) -> tuple[str, str]:
-        """Names of a factor (K, N) in integers and of the scales (N,) of its columns."""
+    def weight(self, product: _Product, *, factors: Sequence[float] = (1.0,)) -> tuple[str, str]:
+        """Names of a factor (K, N), its rows divided by `factors`, in integers, and of its columns' scales (N,)."""
         name = f"{product.weight}.{'transposed.' if product.is_transposed else ''}int8"
         if name not in self._made:
-            array = self._array(product.weight)
-            self._round(name, array.T if product.is_transposed else array, limit=_WEIGHT_LIMIT)
+            array = self.factor(product)
+            self._round(name, array / np.asarray(factors, np.float32)[:, None], limit=_WEIGHT_LIMIT)
         return name, f"{name}.scale"
+
+    def factor(self, product: _Product) -> NDArray[np.float32]:
+        """The constant factor (K, N) of a product."""
+        array = self._array(product.weight)
+        return array.T if product.is_transposed else array
 
     def write(self, multiply: Callable[[_Product], None], *, path: Path, like: Path | None) -> int:
         products = {product.node.output[0]: product for product in self.products}
@@ -265,9 +303,9 @@ def _products(proto: "onnx.ModelProto") -> list[_Product]:
     ]
 
 
-def _range(lowest: float, highest: float) -> Range:
+def _range(lowest: float, highest: float, factors: NDArray[np.float32]) -> Range:
     scale = np.float32((highest - lowest) / _LEVELS) or np.float32(1)
-    return Range(float(scale), int(np.clip(np.rint(-lowest / scale), 0, _LEVELS)))
+    return Range(float(scale), int(np.clip(np.rint(-lowest / scale), 0, _LEVELS)), tuple(factors.tolist()))
 
 
 def _drop_unread(graph: "onnx.GraphProto") -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
 
 from mtlops import catalog
 from mtlops.errors import ArtefactError
+from mtlops.export import quantisation
 from mtlops.export.external import BANK
 from mtlops.export.graph import PairsGraph, write_onnx
 from mtlops.export.quantisation import calibrate, read_ranges, write_static
@@ -169,3 +171,31 @@ def test_ranges_of_another_graph_are_refused(encoder: Path, graphs: dict[str, Pa
     write_static(tmp_path / "model.onnx", tmp_path / "model.int8.onnx", passes=passes())
     with pytest.raises(ArtefactError, match="it is of another graph"):
         write_static(graphs["mine"], tmp_path / "b.onnx", passes=passes(), like=tmp_path / "model.int8.onnx")
+
+
+def test_values_that_meet_the_same_weights_are_levelled_alike(graphs: dict[str, Path]) -> None:
+    ranges = calibrate(graphs["mine"], passes())
+    products = quantisation._products(onnx.load(graphs["mine"], load_external_data=False))
+    by_weight: dict[str, set[tuple[float, ...]]] = {}
+    for product in products:
+        by_weight.setdefault(product.weight, set()).add(ranges[product.value].factors)
+    assert {len(factors) for factors in by_weight.values()} == {1}
+    assert len({product.value for product in products}) > len(set().union(*by_weight.values()))
+
+
+def test_large_columns_leave_levels_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_encoder(tmp_path / "encoder", hidden=64)
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.endswith("LayerNorm.weight"):
+            tensor[5] *= 30
+    save_file(weights, folder / "model.safetensors")
+    source = tmp_path / "model.onnx"
+    write_onnx(make_graph(folder, "pfeiffer", drop=1), source, opset=20)
+    errors = {}
+    for strength in (quantisation.LEVELLING, 0.0):
+        monkeypatch.setattr(quantisation, "LEVELLING", strength)
+        write_static(source, source.with_name("int8.onnx"), passes=passes())
+        pairs = [(answer(source.with_name("int8.onnx"), inputs)[0], answer(source, inputs)[0]) for inputs in passes()]
+        errors[strength] = float(np.mean([np.abs(ours - theirs).mean() for ours, theirs in pairs]))
+    assert errors.pop(0.0) * 0.7 > min(errors.values())
