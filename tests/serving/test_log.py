@@ -1,5 +1,6 @@
 """The prediction log's writer: bounded, counted, whole files, patient with a storage that fails."""
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -124,3 +125,26 @@ def test_what_cannot_be_written_at_the_end_is_counted(runtime: Runtime, tmp_path
     log.add(record(runtime, 0))
     log.close()
     assert dropped == [15]
+
+
+def test_rows_that_come_while_a_file_is_written_do_not_wait_anew(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = PredictionLog(str(tmp_path), Settings(flush_seconds=3.0))
+    writing, may_end, whole = threading.Event(), threading.Event(), log._storage.write
+
+    def slow(path: str, content: bytes) -> None:
+        writing.set()
+        may_end.wait(20)
+        whole(path, content)
+
+    monkeypatch.setattr(log._storage, "write", slow)
+    log.add(record(runtime, 0))
+    assert writing.wait(20)
+    log.add(record(runtime, 1))
+    time.sleep(3.0)  # the second record is due
+    may_end.set()
+    started = time.monotonic()
+    wait_for(lambda: len(files(tmp_path)) == 2)
+    assert time.monotonic() - started < 2.0
+    log.close()
