@@ -1,5 +1,6 @@
 """A compiled pipeline run on this machine, task by task, in processes or in containers, with kfp.local."""
 
+import builtins
 import io
 import json
 import logging
@@ -233,8 +234,9 @@ def table(run: Run) -> str:
 
 @contextmanager
 def _captured(progress: Progress) -> Iterator[None]:
-    """Hands kfp.local's prints, logs and warnings to `progress`."""
-    root = logging.getLogger()
+    """Hands kfp.local's prints, logs and warnings to `progress`, and takes back what it leaves changed."""
+    # Tasks side by side each put an indenting `print` in place of the one before, and restore what they found.
+    root, plain_print = logging.getLogger(), builtins.print
     level, handlers = root.level, root.handlers
     handler = logging.StreamHandler(progress)
     root.handlers, root.level = [handler], logging.INFO
@@ -245,6 +247,7 @@ def _captured(progress: Progress) -> Iterator[None]:
             yield
     finally:
         root.handlers, root.level = handlers, level
+        builtins.print = plain_print
 
 
 def _failure(progress: Progress, raised: str) -> MtlopsError:

@@ -81,7 +81,7 @@ def test_it_says_which_variant_it_serves_swaps_a_task_and_refuses_a_bundle_witho
 
         setting.promote("other")
         wait_for(lambda: server.get("/status", "admin")[1]["bundle"] == setting.bundles["other"].id)
-        assert server.metric('mtlops_swap_total{outcome="swapped"}') == 1
+        wait_for(lambda: server.metric('mtlops_swap_total{outcome="swapped"}') == 1)
         after = answered(server)
         assert after == expected(setting.bundles["other"])
         for old, new in zip(before, after, strict=True):

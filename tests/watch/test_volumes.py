@@ -115,8 +115,8 @@ def test_after_a_gap_of_more_than_a_month_the_rhythm_is_learnt_anew(bundle: Bund
 def test_a_state_of_the_version_before_is_taken_over(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     old = State(path)
-    old.run("DROP TABLE volumes")
-    old.run("DROP TABLE phases")
+    for table in ("volumes", "phases", "told", "outbox"):
+        old.run(f"DROP TABLE {table}")
     old.run("PRAGMA user_version = 1")
     old.close()
     watch = opened(bundle, State(path))
