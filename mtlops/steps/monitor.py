@@ -107,7 +107,10 @@ class Monitor:
         progress = self.watch.catch_up(self.log, listed=listed, clock=now)
         self._is_first = False
         with self.state.transaction():
-            request = request_training(self.state, references, trigger=self._params.trigger, log=self.log.url)
+            sources = {name: task.source for name, task in self._params.suite.tasks.items()}
+            request = request_training(
+                self.state, references, trigger=self._params.trigger, log=self.log.url, sources=sources
+            )
             report = summarise(self.watch, log=self.log.url)
         if progress.files:
             logger.info(

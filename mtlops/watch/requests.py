@@ -50,8 +50,13 @@ class Decision:
     windows: tuple[Mapping[str, Any], ...] = ()
 
 
-def request_training(state: State, references: References, *, trigger: Trigger, log: str) -> dict[str, Any] | None:
+def request_training(
+    state: State, references: References, *, trigger: Trigger, log: str, sources: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """Returns a new request that names every task that is due, or None; decisions are recorded, too.
+
+    A labelled window holds rows of one source, so tasks with another source than the first one that is due stay due,
+    and are asked for by the next call.
 
     Where half of the tasks or more are due, two at least, and the texts that every task was asked for have moved, the
     encoder meets other texts than it was chosen for: the whole suite is recommended for training, and no task is
@@ -62,6 +67,7 @@ def request_training(state: State, references: References, *, trigger: Trigger, 
         references: of the champion.
         trigger: section of params.yaml.
         log: URL of the prediction log, for whoever carries the request out.
+        sources: where each task's rows come from (`source` in params.yaml); none: all from one.
     """
     now = state.fact("newest") or 0
     decisions = {task.name: _decide(state, references, task=task.name, trigger=trigger) for task in references.tasks}
@@ -69,6 +75,11 @@ def request_training(state: State, references: References, *, trigger: Trigger, 
     are_many = len(due) > 1 and 2 * len(due) >= len(decisions)
     is_whole = are_many and _encoder_moved(state, references, trigger=trigger)
     said = {name: f"{decision.why}; {_WHOLE}" if is_whole else decision.why for name, decision in due.items()}
+    if due and sources and not is_whole:
+        first = sources.get(next(iter(due)))
+        later = {name for name in due if sources.get(name) != first}
+        said |= {name: f"{due[name].why}; asked for next, its rows come from another source" for name in later}
+        due = {name: decision for name, decision in due.items() if name not in later}
     state.remember("decisions", {name: decision.why for name, decision in decisions.items()} | said)
     if not due:
         return None

@@ -45,14 +45,18 @@ class Drifting:
         self.watch = Watch(Drift(window_rows=100), self.references, self.state)
 
     def day(
-        self, given: Params, *, tasks: Any = (MOOD,), shift: float = 2.0, change: Any = None
+        self, given: Params, *, tasks: Any = (MOOD,), shift: float = 2.0, change: Any = None, sources: Any = None
     ) -> dict[str, Any] | None:
         """Two more windows, and what is asked for after them."""
         self.writer.traffic(World(1, shift=shift), 200, tasks=tasks, change=change)
         reader = PredictionLog(str(self.log))
         self.watch.catch_up(reader, listed=reader.files())
+        return self.ask(given, sources=sources)
+
+    def ask(self, given: Params, *, sources: Any = None) -> dict[str, Any] | None:
+        """What is asked for now."""
         with self.state.transaction():
-            return request_training(self.state, self.references, trigger=given.trigger, log="log")
+            return request_training(self.state, self.references, trigger=given.trigger, log="log", sources=sources)
 
     def why(self) -> str:
         return self.state.fact("decisions")["mood"]
@@ -70,6 +74,16 @@ def test_a_request_names_tasks_window_evidence_and_bundle(drifting: Drifting) ->
     assert request["reason"] == "mood: covariate shift; stars: covariate shift"
     assert {cell["kind"] for cell in request["evidence"]["mood"]["cells"]} == {"input", "embedding"}
     assert len(request["windows"]) == 4
+
+
+def test_tasks_of_other_sources_are_asked_for_one_after_the_other(drifting: Drifting) -> None:
+    given, sources = params(by="local"), {"mood": "a.csv", "stars": "b.csv"}
+    first = drifting.day(given, tasks=(MOOD, STARS), sources=sources)
+    assert first is not None and first["tasks"] == ["mood"] and set(first["evidence"]) == {"mood"}
+    assert drifting.state.fact("decisions")["stars"].endswith("asked for next, its rows come from another source")
+    second = drifting.ask(given, sources=sources)
+    assert second is not None and second["tasks"] == ["stars"] and second["id"] != first["id"]
+    assert drifting.ask(given, sources=sources) is None
 
 
 def test_no_request_without_drift_or_before_enough_windows(drifting: Drifting) -> None:
