@@ -27,10 +27,11 @@ def measure_gains(
     found = {}
     for name in scenario.expect.tasks:
         rest = rows.rest(sources[name])
+        labelled = [pair for pair in zip(rest.texts, rest.labels[name], strict=True) if pair[1] is not None][:HELD_OUT]
         test = read_split(prepared, name, "test")
         some = np.unique(np.linspace(0, test.num_rows - 1, HELD_OUT).astype(int))
         data = {
-            "new": (rest.texts[:HELD_OUT], rest.labels[name][:HELD_OUT]),
+            "new": ([text for text, _ in labelled], [label for _, label in labelled]),
             "known": (test["text"].take(some).to_pylist(), test["label"].take(some).to_pylist()),
         }
         kind = next(task.kind for task in params.tasks() if task.name == name)
