@@ -1,15 +1,17 @@
-"""A real `mtlops serve` in a process of its own, on free ports."""
+"""A real `mtlops serve` in a process of its own, on free ports, and servers for it to talk to."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,14 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of an HTTP server on this machine that answers with `handler`, without a slash at its end."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()

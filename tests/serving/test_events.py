@@ -1,10 +1,9 @@
 """Answers as CloudEvents: what a receiver reads, and what happens when it does not."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from mtlops.errors import UsageError
 from mtlops.serving.events import REQUEST, RESPONSE, EventSender
-from tests.serving.processes import Server, serving
+from tests.serving.processes import Server, listening, serving
 from tests.tiny_suite import Workspace
 
 TEXTS = ["a film", "the law & the court"]
@@ -34,12 +33,8 @@ def receiver(status: int = 202) -> Iterator[tuple[str, list[Any]]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", found
-        server.shutdown()
-        thread.join()
+    with listening(Handler) as address:
+        yield f"{address}/", found
 
 
 def asked(server: Server) -> str:

@@ -2,10 +2,9 @@
 
 import gzip
 import itertools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from mtlops.errors import UsageError
 from mtlops.serving import tracing
 from mtlops.serving.tracing import Tracing
-from tests.serving.processes import serving
+from tests.serving.processes import listening, serving
 from tests.serving.test_server import text_input
 from tests.tiny_suite import Workspace
 
@@ -45,12 +44,8 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", found
-        server.shutdown()
-        thread.join()
+    with listening(Handler) as address:
+        yield address, found
 
 
 @pytest.mark.e2e
