@@ -49,8 +49,9 @@ def _what(command: argparse.ArgumentParser) -> None:
     group.add_argument("--bundle", type=Path, metavar="DIR", help="serve this bundle instead, and follow nothing")
     group.add_argument("--poll-seconds", type=_positive, default=2.0, metavar="S", help="between two looks (default 2)")
     group.add_argument(
-        "--cache", type=Path, metavar="DIR", help="folder of fetched bundles (default: $XDG_CACHE_HOME/mtlops/serve)"
-    )
+        "--cache", type=Path, metavar="DIR",
+        help="folder of fetched bundles, and of rows on their way to the log (default: $XDG_CACHE_HOME/mtlops/serve)",
+    )  # fmt: skip
 
 
 def _where(command: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def _log(command: argparse.ArgumentParser) -> None:
     group.add_argument("--log-text", action="store_true", help="keep the texts, too")
     group.add_argument("--log-events", metavar="URL", help="POST answers there as CloudEvents, as KServe's logger does")
     group.add_argument(
-        "--log-flush-seconds", type=_positive, default=5.0, metavar="S", help="a crash loses at most this (default 5)"
+        "--log-flush-seconds", type=_positive, default=5.0, metavar="S", help="a file is written so often (default 5)"
     )
     group.add_argument(
         "--log-flush-rows", type=_number, default=5000, metavar="N", help="or this many rows (default 5000)"
@@ -214,7 +215,7 @@ def _options(options: argparse.Namespace) -> "Options":
         log_url=options.log,
         log=Settings(
             flush_rows=options.log_flush_rows, flush_seconds=options.log_flush_seconds,
-            queue_rows=options.log_queue_rows, with_text=options.log_text,
+            queue_rows=options.log_queue_rows, with_text=options.log_text, journal=(options.cache or cache) / "journal",
         ),
         events_url=options.log_events,
         traces=bool(options.trace_endpoint) or is_configured(),

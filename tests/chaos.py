@@ -4,8 +4,8 @@
 
 A run is a small project with a real server, monitor, pipeline and registry. A supervisor starts again what was killed.
 At the end exactly one promotion must be there, by the one request; requests may have failed only while the server was
-away; and rows of the prediction log may be missing only where they were answered within the time in which the server
-hands rows over, before it was killed.
+away; and rows of the prediction log may be missing only where they were answered less than a moment before the server
+was killed (`mtlops.serving.log.JOURNAL_SECONDS`).
 """
 
 import argparse
@@ -33,13 +33,13 @@ import yaml
 
 from monitoring.attempt import processes_of
 from mtlops.registry import Registry
+from mtlops.serving.log import JOURNAL_SECONDS
 from tests.tiny_suite import Workspace, make_workspace, run_all
 from tests.tiny_window import posts
 
 ROOT = Path(__file__).parents[1]
-FLUSH_SECONDS = 1.0
 SLACK_SECONDS = 2.0
-"""A flush that has begun takes this long at most on a busy machine."""
+"""On a busy machine the log's thread gets its turn so late, at most."""
 
 LONGEST_SECONDS = 900.0
 KILLS = 4
@@ -206,7 +206,7 @@ def _judge(
     ended.failed = len(outside)
     kept = _logged(folder / "log")
     missing = [moment for key, moment in client.answered.items() if key not in kept]
-    within = [m for m in missing if any(0 <= death - m <= FLUSH_SECONDS + SLACK_SECONDS for death in deaths)]
+    within = [m for m in missing if any(0 <= death - m <= JOURNAL_SECONDS + SLACK_SECONDS for death in deaths)]
     ended.lost = len(within), len(missing) - len(within)
     late = [min((death - m for death in deaths if death >= m), default=-1.0) for m in set(missing) - set(within)]
     ages = ", ".join(f"{age:.1f}" for age in sorted(late))
@@ -297,7 +297,7 @@ def _server(folder: Path, registry: str, ports: Sequence[int]) -> Process:
     names = ("port", "grpc-port", "admin-port", "metrics-port")
     options = [word for name, port in zip(names, ports, strict=True) for word in (f"--{name}", str(port))]
     command = ["-m", "mtlops", "serve", "--threads", "1", *options, "--registry", registry, "--poll-seconds", "1",
-               "--log", str(folder / "log"), "--log-text", "--log-flush-seconds", str(FLUSH_SECONDS),
+               "--log", str(folder / "log"), "--log-text", "--log-flush-seconds", "1",
                "--cache", str(folder / "served")]  # fmt: skip
     return Process(command, folder / "server.log", f"http://127.0.0.1:{ports[0]}/v2/health/ready")
 

@@ -1,5 +1,9 @@
 """The prediction log's writer: bounded, counted, whole files, patient with a storage that fails."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +15,9 @@ import pytest
 
 from mtlops.bundle import Bundle
 from mtlops.prediction_log import FEEDBACK_SCHEMA, PREDICTION_SCHEMA
+from mtlops.serving.journal import Journal
 from mtlops.serving.log import PredictionLog, Settings
-from mtlops.serving.log_rows import Feedback, Record
+from mtlops.serving.log_rows import Feedback, Record, prediction_table
 from mtlops.serving.runtime import Runtime
 from tests.tiny_suite import Workspace
 
@@ -148,3 +153,93 @@ def test_rows_that_come_while_a_file_is_written_do_not_wait_anew(
     wait_for(lambda: len(files(tmp_path)) == 2)
     assert time.monotonic() - started < 2.0
     log.close()
+
+
+def test_a_storage_that_comes_back_too_late_gets_the_rows_from_the_next_server(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(flush_seconds=0.01, journal=tmp_path / "journal")
+    blocked = tmp_path / "log"
+    blocked.write_text("a file where the folder should be")
+    log = PredictionLog(str(blocked), settings)
+    log.add(record(runtime, 0))
+    log.add_feedback([Feedback(datetime.now(UTC), "r0", 2, "mood", ["good"], None)])
+    log.close()
+    assert "cannot write 16 rows; the next server writes them" in caplog.text
+    blocked.unlink()
+    PredictionLog(str(blocked), settings).close()
+    (path,), (labels,) = files(blocked), files(blocked, "feedback")
+    assert pq.ParquetFile(path).read().num_rows == 15 and pq.ParquetFile(labels).read().num_rows == 1
+    assert path.name.endswith("-00000000.parquet")
+    assert [path.name for path in (tmp_path / "journal").rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_kill_9_loses_only_the_last_moment_and_says_how_much(
+    finished: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from mtlops.bundle import Bundle
+from mtlops.serving.log import PredictionLog, Settings
+from mtlops.serving.runtime import Runtime
+from tests.serving.test_log import record
+bundle, folder = map(Path, sys.argv[1:])
+runtime = Runtime(Bundle.open(bundle), threads=1)
+log = PredictionLog(str(folder / "log"), Settings(flush_seconds=1000, flush_rows=40, journal=folder / "journal"))
+for number in range(4):
+    log.add(record(runtime, number))
+    time.sleep(0.6)
+log.add(record(runtime, 4))
+print("five", flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(finished.bundle), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "five\n"
+        os.kill(process.pid, signal.SIGKILL)
+    (first,) = files(tmp_path / "log")
+    dropped: list[int] = []
+    settings = Settings(journal=tmp_path / "journal")
+    PredictionLog(str(tmp_path / "log"), settings, dropped=dropped.append).close()
+    first, second = files(tmp_path / "log")
+    assert first.name.split("-")[1] == second.name.split("-")[1] and second.name.endswith("-00000001.parquet")
+    tables = [pq.ParquetFile(path).read() for path in (first, second)]
+    assert [sorted(set(table["request_id"].to_pylist())) for table in tables] == [["r0", "r1", "r2"], ["r3"]]
+    assert dropped == [15]
+    assert "had 30 rows waiting: 15 are written now, 15 are lost" in caplog.text
+    caplog.clear()
+    PredictionLog(str(tmp_path / "log"), settings).close()
+    assert len(files(tmp_path / "log")) == 2 and not caplog.text
+
+
+def test_a_journal_that_ends_in_the_middle_of_a_batch_gives_what_is_whole(runtime: Runtime, tmp_path: Path) -> None:
+    dead = Journal(tmp_path, url="log", writer="dead")
+    table = prediction_table([record(runtime, 0)], with_text=False)
+    for number in range(3):
+        dead.take(15)
+        dead.keep("predictions", number // 2, table)
+    whole = dead.path("predictions", 0).read_bytes()
+    dead.path("predictions", 0).write_bytes(whole[:-100])
+    dead.path("predictions", 1).write_bytes(b"")
+    dead.close()
+    journal = Journal(tmp_path, url="log", writer="living")
+    (kept,), lost = journal.left_by_the_dead()
+    assert (kept.writer, kept.table, kept.sequence, lost) == ("dead", "predictions", 0, 0)
+    assert kept.rows.equals(table)
+    journal.release(kept.path)
+    journal.close()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_journal_of_the_living_or_of_another_log_is_left_alone(runtime: Runtime, tmp_path: Path) -> None:
+    table = prediction_table([record(runtime, 0)], with_text=False)
+    living, other = Journal(tmp_path, url="log", writer="a"), Journal(tmp_path, url="another", writer="b")
+    for journal in (living, other):
+        journal.keep("predictions", 0, table)
+    other.close()
+    new = Journal(tmp_path, url="log", writer="c")
+    assert new.left_by_the_dead() == ([], 0)
+    new.close()
+    living.close()
