@@ -1,4 +1,4 @@
-"""The commands that close the loop: admit a labelled window; and the options of train that update a champion."""
+"""The commands that close the loop: admit a labelled window, update a champion, ask for labels, print a lineage."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlops.cli_registry import add_registry_option
-from mtlops.errors import UsageError
+from mtlops.errors import UsageError, VerdictError
 
 if TYPE_CHECKING:
     from mtlops.params import Params
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 AddCommand = Callable[[Any, str, str, Callable[[argparse.Namespace], None]], argparse.ArgumentParser]
 """Adds a command with the options that all commands share: (parsers, name, summary, what it runs)."""
 
-COMMANDS = ("admit", "label-queue", "lineage")
+COMMANDS = ("admit", "update", "label-queue", "lineage")
 
 
 def add_commands(commands: Any, add: AddCommand) -> None:
     """Adds the commands to the parsers of the command line."""
     _add_admit(commands, add)
+    _add_update(commands, add)
     _add_label_queue(commands, add)
     _add_lineage(commands, add)
 
@@ -71,6 +72,50 @@ def _admit(options: argparse.Namespace) -> None:
     for reason, count in done.rows_set_aside.items():
         print(f"  {count} set aside: {reason}")
     print(f"To keep it in later runs of `mtlops prepare`: data.labelled: [..., {done.folder}] in params.yaml")
+
+
+def _add_update(commands: Any, add: AddCommand) -> None:
+    summary = "train some tasks of a champion again, judge and export them in one process, and promote what earned it"
+    command = add(commands, "update", summary, _update)
+    command.add_argument("--tasks", required=True, metavar="A,B", help="tasks to train; all others are taken over")
+    add_update_options(command, default="registry")
+    command.add_argument("--promote", action="store_true", help="make it champion when the verdict is PROMOTE")
+    command.add_argument("--by", default="", metavar="NAME", help="who promotes (default: user@host)")
+    command.add_argument("--reason", default="", metavar="TEXT", help="why; goes into the history")
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
+    )
+    add_registry_option(command)
+
+
+def _update(options: argparse.Namespace) -> None:
+    from mtlops.params import read_params
+    from mtlops.registry import Registry, registry_url
+    from mtlops.steps.evaluate import evaluate
+    from mtlops.steps.export import export
+    from mtlops.steps.promote import promote
+    from mtlops.steps.train import train
+    from mtlops.tasks import split_names
+
+    params = read_params(options.params, overrides=options.overrides)
+    home = registry_url(options.registry, beside=options.params)
+    with Registry(home).retraining(split_names(options.tasks)):
+        update, registry = read_update(options, params, registry=home)
+        done: dict[str, Any] = {"train": train(update, registry=registry)}
+        done["evaluate"] = evaluate(params, registry=registry)
+        done["export"] = export(params, registry=registry)
+        if options.promote and done["evaluate"].verdict == "PROMOTE":
+            done["promote"] = promote(registry=home, by=options.by, reason=options.reason)
+    if options.json:
+        print(json.dumps({step: dataclasses.asdict(result) for step, result in done.items()}, ensure_ascii=False))
+    else:
+        print(f"bundle {done['export'].bundle_id} in {done['export'].path}: {done['evaluate'].verdict}")
+        if "promote" in done:
+            print(f"champion version {done['promote'].version} in {done['promote'].registry}")
+    if options.promote and "promote" not in done:
+        raise VerdictError(
+            f"the verdict is {done['evaluate'].verdict}, so nothing was promoted; {done['evaluate'].decision} says why."
+        )
 
 
 def _add_label_queue(commands: Any, add: AddCommand) -> None:
@@ -150,12 +195,12 @@ def _lineage(options: argparse.Namespace) -> None:
         print(line)
 
 
-def add_update_options(command: argparse.ArgumentParser) -> None:
-    """Adds to `train` what makes it update a bundle."""
+def add_update_options(command: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Adds what says which bundle is updated, with which rows."""
     command.add_argument(
-        "--from", dest="parent", metavar="WHERE",
+        "--from", dest="parent", default=default, metavar="WHERE",
         help="train only --tasks, and take all others from this bundle: `registry` (its champion), an id there, a "
-             "folder, or the URL of another registry",
+             f"folder, or the URL of another registry (default: {default or 'all tasks are trained'})",
     )  # fmt: skip
     command.add_argument(
         "--window", type=Path, metavar="FILE", help="with --from: labelled rows to admit first (see `mtlops admit`)"
@@ -182,7 +227,7 @@ def read_update(options: argparse.Namespace, params: "Params", *, registry: str)
         raise UsageError("--from: which tasks are to be trained? Give --tasks A,B; all others are taken over.")
     params = params.retraining(tasks, options.parent)
     if options.window is not None:
-        prepared = options.prepared or Path("data/prepared")
+        prepared = getattr(options, "prepared", None) or Path("data/prepared")
         admit(params, rows=options.window, tasks=tasks, windows=prepared.parent / "windows", prepared=prepared)
     is_bundle = options.parent == CHAMPION or re.fullmatch(r"[0-9a-f]{4,16}", options.parent)
     if is_bundle or (Path(options.parent) / "manifest.json").exists():

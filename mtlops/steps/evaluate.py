@@ -7,6 +7,7 @@ from that file.
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -36,6 +37,9 @@ from mtlops.steps.updates import Update, find_update
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
+
+UPDATE_ROBUSTNESS_SHARE = 0.25
+"""Share of `gates.robustness_rows` that an update perturbs: nothing is decided by them, and each costs five passes."""
 
 DIGITS = 6
 """Decimals of the numbers in evaluation.json: the last bits differ between machines, these do not."""
@@ -185,6 +189,8 @@ def _measure_update(
     parent = predictor.beside(update.parent_model)
     champion = Champion(update.parent.id, "", Runtime(update.parent, threads=params.train.threads))
     suite = params.only(update.retrained)
+    fewer = math.ceil(UPDATE_ROBUSTNESS_SHARE * suite.gates.robustness_rows)
+    suite = suite.model_copy(update={"gates": suite.gates.model_copy(update={"robustness_rows": fewer})})
     content = _measure(
         suite, predictor, prepared=update.mixed.known, encoder=encoder, cache=cache, opponent=(champion, parent)
     )

@@ -5,8 +5,9 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _TRUNK_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _LATENCY_RUNS = 15
+_UPDATE_LATENCY_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,9 @@ def export(
         if update is not None:
             check_taken_over(update, folder)
         runtime = Runtime(Bundle.open(folder))
-        payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], texts=texts)
-        payload["variants"] = _measured_variants(runtime.bundle, variants, texts)
+        latencies = partial(_latencies, texts=texts, runs=_LATENCY_RUNS if update is None else _UPDATE_LATENCY_RUNS)
+        payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], latencies=latencies)
+        payload["variants"] = _measured_variants(runtime.bundle, variants, latencies)
     payload |= {
         "nodes": num_nodes,
         "bundle": {"path": out.as_posix(), "id": runtime.bundle_id, "bytes": payload["bytes"]},
@@ -300,7 +303,12 @@ def _created(data_as_of: str) -> str:
 
 
 def _report(
-    folder: Path, runtime: Runtime, params: Params, *, parities: list[dict[str, Any]], texts: list[str]
+    folder: Path,
+    runtime: Runtime,
+    params: Params,
+    *,
+    parities: list[dict[str, Any]],
+    latencies: Callable[[Runtime], dict[str, float]],
 ) -> dict[str, Any]:
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     return {
@@ -313,24 +321,29 @@ def _report(
         "opset": params.export.opset,
         "files": files,
         "bytes": sum(files.values()),
-        "latency_ms": _latencies(runtime, texts),
+        "latency_ms": latencies(runtime),
     }
 
 
-def _measured_variants(bundle: Bundle, variants: Variants, texts: list[str]) -> dict[str, Any]:
+def _measured_variants(
+    bundle: Bundle, variants: Variants, latencies: Callable[[Runtime], dict[str, float]]
+) -> dict[str, Any]:
     """The report of the variants, with the latency of those that were kept, whose golden rows are checked here."""
-    latencies = {name: {"latency_ms": _latencies(Runtime(bundle, variant=name), texts)} for name in variants.facts}
-    return {name: {**facts, **latencies.get(name, {})} for name, facts in variants.report.items()}
+    measured = {name: {"latency_ms": latencies(Runtime(bundle, variant=name))} for name in variants.facts}
+    return {name: {**facts, **measured.get(name, {})} for name, facts in variants.report.items()}
 
 
-def _latencies(runtime: Runtime, texts: list[str]) -> dict[str, float]:
-    return {"batch_1": _latency_ms(runtime, texts[:1]), "batch_8": _latency_ms(runtime, (texts * 8)[:8])}
+def _latencies(runtime: Runtime, *, texts: list[str], runs: int) -> dict[str, float]:
+    return {
+        "batch_1": _latency_ms(runtime, texts[:1], runs=runs),
+        "batch_8": _latency_ms(runtime, (texts * 8)[:8], runs=runs),
+    }
 
 
-def _latency_ms(runtime: Runtime, texts: list[str]) -> float:
+def _latency_ms(runtime: Runtime, texts: list[str], *, runs: int) -> float:
     """Median milliseconds from texts to answers of all tasks."""
     seconds = []
-    for _ in range(_LATENCY_RUNS):
+    for _ in range(runs):
         started = time.perf_counter()
         runtime.predict(texts)
         seconds.append(time.perf_counter() - started)

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
 _MARGIN = 2.0
+_UPDATE_ROWS = 800
+"""Known test rows on which an update's variant is judged at most, evenly spread; of its window all are."""
 _DIGITS = 6
 
 
@@ -188,7 +190,7 @@ class VariantMaker:
         return tasks
 
     def _rows(self, name: str) -> _Rows:
-        """All test rows of a task: those of an update's window are too few to tell a point by themselves."""
+        """The test rows of a task: those of an update's window are too few to tell a point by themselves."""
         position, task = next((i, task) for i, task in enumerate(self._model.tasks) if task.name == name)
         tables = [read_split(folder, name, "test") for folder in self._folders(name)]
         columns = [table.select(["text", "row_id", "label"]).to_pydict() for table in tables]
@@ -197,8 +199,13 @@ class VariantMaker:
         if self._update is None:
             judged = self._judged["tasks"][name]
             return _Rows(position, texts, labels, float(judged["metrics"][judged["primary"]]["value"]))
+        # Asked for all rows, as `evaluate` did: its answers are kept.
         logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
-        return _Rows(position, texts, labels, self._metric(task, labels, logits))
+        known = len(columns[0]["text"])
+        some = np.unique(np.linspace(0, known - 1, min(known, _UPDATE_ROWS)).astype(np.int64))
+        rows = np.concatenate([some, np.arange(known, len(texts))])
+        labels = labels[rows]
+        return _Rows(position, [texts[row] for row in rows], labels, self._metric(task, labels, logits[rows]))
 
     def _folders(self, name: str) -> list[Path]:
         """Where a task's test rows lie: together; of a retrained task as `evaluate` read them, old rows and new."""

@@ -280,6 +280,37 @@ def test_the_command_line_admits_trains_judges_and_exports(
         assert said in capsys.readouterr().err
 
 
+def test_update_does_it_all_in_one_process(
+    finished: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(finished.root, root)
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("MTLOPS_REGISTRY", raising=False)
+    store = Registry("registry")
+    store.promote(store.publish(root / "models/candidate"), expect=None, by="test", reason="the first")
+    write_window(root / "shift.jsonl")
+    settings = [word for setting in ENOUGH for word in ("--set", setting)]
+    command = ["update", "--quiet", "--tasks", "topic", "--window", "shift.jsonl", "--promote"]
+    assert main([*command, *settings, "--set", "gates.max_drop=0.001"]) == 6
+    assert "so nothing was promoted; reports/decision.json says why" in capsys.readouterr().err
+    with store.retraining(["topic"]):
+        assert main([*command, *settings]) == 5
+    assert "retrained already" in capsys.readouterr().err
+    assert len(store.history()) == 1
+    assert main([*command, *settings, "--json", "--reason", "alert-7"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert list(done) == ["train", "evaluate", "export", "promote"]
+    assert (done["evaluate"]["verdict"], done["promote"]["version"]) == ("PROMOTE", 2)
+    champion = store.champion()
+    assert champion is not None
+    assert (champion.bundle_id, champion.reason) == (done["export"]["bundle_id"], "alert-7")
+    assert main(["train", "--quiet", "--tasks", "topic", "--from", str(champion.previous), *settings]) == 0
+    for step in ("evaluate", "export"):
+        assert main([step, "--quiet", *settings]) == 0
+    assert Bundle.open(root / "models/candidate").id == champion.bundle_id, "the steps one by one make another bundle"
+
+
 def test_a_blend_lies_between_parent_and_update(project: Project) -> None:
     update = project.train(project.params(), out="models/update")
     blended = project.train(project.params("retrain.blend=0.25"), out="models/blended")
