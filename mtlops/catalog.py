@@ -161,7 +161,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
 })  # fmt: skip
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({
-    "quality": Preset("adapters in every layer", settings={"model": {"adapter_drop": 0}}),
+    "quality": Preset(
+        "adapters in every layer, trained in bfloat16 where the hardware has it",
+        settings={"model": {"adapter_drop": 0}, "train": {"precision": "auto"}},
+    ),
     "balanced": Preset("the defaults on this page"),
     "fast": Preset("adapters in the two upper layers of six only", settings={"model": {"adapter_drop": 4}}),
 })  # fmt: skip

@@ -282,9 +282,10 @@ class Train(_Section):
     recompute: Literal["auto"] | bool = "auto"
     """Keeps only each layer's input for the backward pass, and computes the rest again: less memory, more time, the
     same gradients. `auto`: when otherwise fewer than 16 rows would fit. Under sharing `adapters`."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `bfloat16` is for
-    GPUs: on CPUs without it in hardware it is slower. Under sharing `adapters`."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `auto`: `bfloat16`
+    where the device has it in hardware, GPU or CPU, else `float32`; none: the same on a GPU, `float32` on a CPU. Under
+    sharing `adapters`."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
     heads on a trained trunk."""
@@ -634,7 +635,8 @@ class Params(_Section):
         if model.sharing != "adapters" and train.adapter_drop != "fixed":
             raise ValueError(f"train.adapter_drop: {train.adapter_drop!r} is for model.sharing 'adapters'. Remove it.")
         for key in ("rows_per_pass", "memory_gb", "recompute", "precision"):
-            if model.sharing != "adapters" and getattr(train, key) != Train.model_fields[key].default:
+            asks_nothing = ("auto", Train.model_fields[key].default)
+            if model.sharing != "adapters" and getattr(train, key) not in asks_nothing:
                 raise ValueError(f"train.{key} is for model.sharing 'adapters', not {model.sharing!r}. Remove it.")
         return self
 

@@ -39,7 +39,7 @@ from mtlops.training.distributed import World
 from mtlops.training.fusion import prepare_second_stage, prune
 from mtlops.training.joint import Joint, fit_together
 from mtlops.training.learner import Learner, Rows
-from mtlops.training.loop import Speed, fit
+from mtlops.training.loop import Speed, fit, is_bfloat16
 from mtlops.training.memory import Room, peak_bytes, plan
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def _write(
         )  # fmt: skip
     payload = _report(learners, backbone, stage.speed) | {"craft": craft.used(params.train)}
     if stage.room is not None:
+        payload["precision"] = "bfloat16" if is_bfloat16(params.train, backbone.device) else "float32"
         payload["memory"] = stage.room.facts() | {"peak_mb": round(peak_bytes(backbone.device) / 1e6, 1)}
     if joint is not None:
         payload["sharing"] = joint.report()

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -155,7 +156,7 @@ def add_gradients(
     while True:
         try:
             for part in parts({task: len(rows) for task, rows in shares.items()}, most=room.rows):
-                with torch.autocast(backbone.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+                with torch.autocast(backbone.device.type, torch.bfloat16, enabled=is_bfloat16(train, backbone.device)):
                     loss = _loss(_Pass(step, part, learners, backbone, world), recompute=room.recompute)
                 loss.backward()
             return
@@ -168,6 +169,21 @@ def add_gradients(
         room.halve(sum(map(len, shares.values())))
         if backbone.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def is_bfloat16(train: Train, device: torch.device) -> bool:
+    """Returns whether training multiplies in bfloat16 on a device, as `train.precision` says."""
+    if train.precision in ("bfloat16", "float32"):
+        return train.precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return train.precision == "auto" and _cpu_has_bfloat16()
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def _asked(train: Train) -> Room:

@@ -11,6 +11,7 @@ import torch
 from mtlops.model.predictor import Backbone
 from mtlops.params import Model, Train
 from mtlops.tasks import Task
+from mtlops.training import loop
 from mtlops.training.batches import Step
 from mtlops.training.learner import Learner, Rows
 from mtlops.training.loop import add_gradients, parts
@@ -83,6 +84,21 @@ def test_bfloat16_rounds_and_no_more(folder: Path) -> None:
     for name, gradient in expected.items():
         assert found[name].dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.98, name
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_it", "expected"),
+    [(None, True, False), ("auto", True, True), ("auto", False, False), ("float32", True, False),
+     ("bfloat16", False, True)],
+)  # fmt: skip
+def test_bfloat16_is_chosen_where_a_cpu_has_it_and_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str | None, has_it: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it})
+    loop._cpu_has_bfloat16.cache_clear()
+    chosen = loop.is_bfloat16(Train.model_validate({"precision": precision}), torch.device("cpu"))
+    loop._cpu_has_bfloat16.cache_clear()
+    assert chosen is expected
 
 
 @contextmanager
