@@ -230,6 +230,10 @@ POOLINGS: Mapping[str, Entry] = MappingProxyType(
     {
         "cls": Entry("the first token's vector; makes the last layer almost free", "mtlops.model.pooling:cls"),
         "mean": Entry("the mean over the text's tokens", "mtlops.model.pooling:mean"),
+        "first-last": Entry(
+            "the mean over the text's tokens of the first and the last layer together (Li et al. 2020)",
+            "mtlops.model.pooling:first_last",
+        ),
     }
 )
 

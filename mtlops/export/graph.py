@@ -59,7 +59,7 @@ class PairsGraph(nn.Module):
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64;
         embed_row (E,) int64, the rows whose embedding is wanted.
         """
-        state_BSV = self.trunk(input_ids, attention_mask, depth=self.pairs.depth, cut=self.pairs.cut)
+        state_BSV = self.pairs.state(self.trunk, input_ids, attention_mask)
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)

@@ -42,7 +42,7 @@ class RowsGraph(nn.Module):
         embed_row (E,) int64, the rows whose embedding is wanted.
         """
         sharing = self._sharing
-        x_BSH = self.trunk(input_ids, attention_mask, depth=sharing.depth, cut=sharing.cut)
+        x_BSH = sharing.state(self.trunk, input_ids, attention_mask)
         rest = {name: getattr(self.rest, attribute) for name, attribute in self._rest.items()}
         exit_P = self.exit_T.index_select(0, pair_task)
         vectors_EBH = sharing.vectors(x_BSH, attention_mask, rest, exit_P)

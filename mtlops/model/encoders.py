@@ -20,6 +20,7 @@ from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
+from mtlops.model.pooling import mean, with_first
 from mtlops.params import Model
 
 logger = logging.getLogger(__name__)
@@ -180,15 +181,22 @@ class Trunk(nn.Module):
         """Sizes of a layer."""
         return Sizes(hidden=self.config.hidden_size, feed_forward=self.config.intermediate_size)
 
-    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut) -> Tensor:
+    def forward(
+        self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut, has_first: bool = False
+    ) -> Tensor:
         """Returns layer `depth` up to the cut: what tasks share when no layer below has an adapter.
 
-        Shapes: (B, S, H times `cut.vectors`). Values at padded tokens are finite and meaningless.
+        With `has_first`, `depth` at least 1, the mean of the first layer's output stands in front (`pooling.opened`).
+
+        Shapes: (B, S, H times `cut.vectors`), S + 1 with `has_first`. Values at padded tokens are finite and
+        meaningless.
         """
-        x_BSH = self._embed(input_ids_BS)
-        for layer in self.blocks[:depth]:
+        x_BSH = first_BSH = self._embed(input_ids_BS)
+        for index, layer in enumerate(self.blocks[:depth]):
             x_BSH = layer(x_BSH, mask_BS)
-        return self.blocks[depth].until(cut, x_BSH, mask_BS)
+            first_BSH = x_BSH if index == 0 else first_BSH
+        state_BSV = self.blocks[depth].until(cut, x_BSH, mask_BS)
+        return with_first(state_BSV, mean.pool(first_BSH, mask_BS)) if has_first else state_BSV
 
     def _embed(self, input_ids_BS: Tensor) -> Tensor:
         embedded = self.word_embeddings(input_ids_BS)

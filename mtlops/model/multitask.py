@@ -16,7 +16,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
 from mtlops.model.encoders import Trunk
-from mtlops.model.pooling import mean
+from mtlops.model.pooling import Pooling, mean, opened
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -45,13 +45,23 @@ class PairModel(nn.Module):
         self.layers = trunk.blocks[self.depth :]
         positions = range(self.depth, len(trunk.layers))
         self.adapter: Adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)(trunk.sizes, positions, model)
-        self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+        self.pooling: Pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
         self._unadapted = Adapter(trunk.sizes, (), model)
 
     @property
     def cut(self) -> Cut:
         """How far the lowest adapted layer is shared."""
         return self.adapter.cut
+
+    @property
+    def has_first(self) -> bool:
+        """The state brings the first layer's mean along: the pooling reads it, and that layer lies below the cut."""
+        return self.pooling.reads_first and self.depth > 0
+
+    def state(self, trunk: Trunk, input_ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns what the trunk gives at the cut, one line a token; with `has_first` one more in front."""
+        state: Tensor = trunk(input_ids_BS, mask_BS, depth=self.depth, cut=self.cut, has_first=self.has_first)
+        return state
 
     def forward(
         self,
@@ -65,7 +75,7 @@ class PairModel(nn.Module):
     ) -> Tensor:
         """Returns the pooled vector of each pair.
 
-        Shapes: state_PSV: the trunk at the cut, one row a pair; bank: tensors by name with P (or 1) in front;
+        Shapes: state_PSV: what `state` returned, one row a pair; bank: tensors by name with P (or 1) in front;
         result (P, H).
 
         Args:
@@ -77,7 +87,8 @@ class PairModel(nn.Module):
             recompute: keep only each layer's input for the backward pass, which computes the rest again (Chen et al.
                 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174).
         """
-        x, last = state_PSV, len(self.layers) - 1
+        first_PH, x = self._opened(state_PSV)
+        last = len(self.layers) - 1
         penalties = [] if penalties is None else penalties
         for index, layer in enumerate(self.layers):
             position = self.depth + index
@@ -90,21 +101,23 @@ class PairModel(nn.Module):
             )
             # Nothing in a layer draws random numbers: there is no state of them to keep.
             x = _recomputed(resume, x, mask_PS) if recompute else resume(x, mask_PS)
-        pooled: Tensor = self.pooling.pool(x, mask_PS)
-        return pooled
+            if position == 0 and self.pooling.reads_first:
+                first_PH = mean.pool(x, mask_PS)
+        return self.pooling.over(x, mask_PS, first_PH)
 
     def embedding(self, state_BSV: Tensor, mask_BS: Tensor, *, layer: str) -> Tensor:
         """Returns the text vectors (B, H) that drift watches: the mean over tokens of the frozen encoder.
 
         `layer`: `last`, or `cut` for what lies there (`drift.embedding` of params.yaml).
         """
-        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, state_BSV)
+        at_cut = self._opened(state_BSV)[1]
+        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, at_cut)
         vectors: Tensor = mean.pool(x_BSH, mask_BS)
         return vectors
 
     def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""
-        x_BSH = self.layers[0].resume(state_BSV, mask_BS, cut=self.cut)
+        x_BSH = self.layers[0].resume(self._opened(state_BSV)[1], mask_BS, cut=self.cut)
         for layer in self.layers[1:]:
             x_BSH = layer(x_BSH, mask_BS)
         return x_BSH
@@ -114,6 +127,9 @@ class PairModel(nn.Module):
         tensors = self.adapter.init_task(generator)
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
+
+    def _opened(self, state_PSV: Tensor) -> tuple[Tensor | None, Tensor]:
+        return opened(state_PSV, hidden=self.hidden, has_first=self.has_first)
 
 
 def _recomputed(resume: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask_PS: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class Backbone:
             input_ids, mask = (torch.from_numpy(array).to(self.device) for array in arrays)
             state = input_ids
             if not self._reads_ids:
-                state = self.cache.trunk(input_ids, mask, depth=self.above.depth, cut=self.above.cut)
+                state = self.above.state(self.cache.trunk, input_ids, mask)
             found |= dict(zip(batch, answer(state, mask), strict=True))
         return np.stack([found[tokens] for tokens in ids])
 

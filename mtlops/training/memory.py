@@ -156,7 +156,8 @@ def _bytes(learner: Learner, backbone: Backbone, *, recompute: bool, max_tokens:
 def _kept(learner: Learner, backbone: Backbone, rows: int, *, recompute: bool, max_tokens: int) -> int:
     """The bytes that a forward pass of so many rows keeps for its backward pass."""
     pairs, device = backbone.pairs, backbone.device
-    state = torch.zeros(rows, max_tokens, pairs.hidden * pairs.cut.vectors, device=device)
+    lines = max_tokens + int(pairs.has_first)
+    state = torch.zeros(rows, lines, pairs.hidden * pairs.cut.vectors, device=device)
     mask = torch.ones(rows, max_tokens, dtype=torch.int64, device=device)
     bank = multitask.stack([pairs.adapter.bank(learner.tensors, training=True)])
     noise = pairs.adapter.noise(rows, torch.Generator().manual_seed(0))
