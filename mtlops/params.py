@@ -168,8 +168,8 @@ class Encoder(_Section):
 
     source: str = "all-minilm-l6-v2"
     """Name of a built-in encoder, a folder with config.json, model.safetensors and tokenizer.json, or
-    `organisation/name` of the Hugging Face hub: of family BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT or
-    ELECTRA."""
+    `organisation/name` of the Hugging Face hub: of family BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
+    ELECTRA or MPNet."""
     revision: str | None = None
     """Commit of an encoder of the hub: 40 hex digits."""
     max_tokens: int = Field(64, ge=8, le=512)

@@ -87,12 +87,16 @@ class Sharing:
         return {"head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
 
     def start(self) -> Tensors:
-        """Returns what is trained together as it is at the start: copies of the trunk's own weights."""
+        """Returns what is trained together as it is at the start: copies of the trunk's own weights.
+
+        What attention adds for distances belongs to all layers at once, and stays as it is.
+        """
         wanted = {f"layers.{i}." for i in range(self.first, len(self.trunk.layers))}
+        elsewhere = ("layers.", "relative_bias.")
         return {
             name: parameter.detach().clone()
             for name, parameter in self.trunk.named_parameters()
-            if (".".join(name.split(".")[:2]) + "." in wanted) or (self.reads_ids and not name.startswith("layers."))
+            if (".".join(name.split(".")[:2]) + "." in wanted) or (self.reads_ids and not name.startswith(elsewhere))
         }
 
     def common(self, shared: Mapping[str, Tensor]) -> list[str]:
