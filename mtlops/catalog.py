@@ -35,6 +35,7 @@ class Kind(Entry):
         num_classes: least and most number of classes it accepts; None for a kind without classes.
         divergence: torch loss against a teacher, (logits (N, C), teacher's logits (N, C), temperature) -> (N,).
         unsmoothed: why `train.label_smoothing` does not fit; empty where it does.
+        per_word: every word of a text has a label of its own: labels are (N, W) and logits (N, W, C).
     """
 
     loss: str = ""
@@ -43,6 +44,7 @@ class Kind(Entry):
     num_classes: tuple[int, int] | None = (2, 10_000)
     divergence: str = "mtlops.model.losses:softmax_divergence"
     unsmoothed: str = ""
+    per_word: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
         loss="mtlops.model.losses:squared_error", metrics="mtlops.evaluation.metrics:regression",
         primary="r2", num_classes=None, divergence="mtlops.model.losses:squared_difference",
         unsmoothed="a number has no classes",
+    ),
+    "tagging": Kind(
+        "one of several classes, its tag, for each word of a text; tags of BIO or IOBES mark spans",
+        loss="mtlops.model.losses:word_cross_entropy", metrics="mtlops.evaluation.tagging:tagging",
+        primary="macro_f1", divergence="mtlops.model.losses:word_divergence", per_word=True,
     ),
 })  # fmt: skip
 

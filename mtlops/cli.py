@@ -220,6 +220,8 @@ def _predict(options: argparse.Namespace) -> None:
 def _answer_text(answer: dict[str, Any]) -> str:
     if "value" in answer:
         return f"{answer['value']:.3f}"
+    if "tags" in answer:
+        return " ".join(f"{word}/{tag or '-'}" for word, tag in zip(answer["words"], answer["tags"], strict=True))
     label = answer["label"] if isinstance(answer["label"], str) else ", ".join(answer["label"]) or "(none)"
     shares = "  ".join(f"{name} {share:.2f}" for name, share in answer["probabilities"].items())
     return f"{label:<14} {shares}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtlops.export.graph import INPUTS, OUTPUTS
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.sharing.anatomy import Sharing
@@ -22,6 +23,8 @@ class RowsGraph(nn.Module):
         tasks: the tensors of each task, in order of task positions.
     """
 
+    inputs: tuple[str, ...] = INPUTS
+    outputs: tuple[str, ...] = OUTPUTS
     exit_T: Tensor
 
     def __init__(self, sharing: Sharing, shared: Mapping[str, Tensor], tasks: Sequence[Tensors]) -> None:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle
 from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, suggest
+from mtlops.data.normalisation import normalise
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.serving import bank as banks
 from mtlops.serving.bank import Bank
 from mtlops.serving.binding import DEVICES, BoundBank
+from mtlops.tags import spans
 from mtlops.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ _NOTHING = np.zeros((0, 0), dtype=np.float32)
 
 EMBEDDING = "embedding"
 """The graph's output of one vector (H,) a row, which drift watches."""
+
+TOKEN_LOGITS = "token_logits"  # noqa: S105 - tokens of a text
+"""The graph's output of logits (C,) for each token of pairs whose tasks tag words."""
 
 PAIRS = 32
 """(row, task) pairs of one pass: its memory grows with them, about 1 MB each with 384 numbers and 64 tokens."""
@@ -165,8 +170,12 @@ class Runtime:
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
         input_ids, mask = pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id)
-        logits = run(self, input_ids, mask, wanted)
-        return {self.tasks[position].name: self.decode(position, logits[i]) for i, position in enumerate(wanted)}
+        plain = [position for position in wanted if not self.tasks[position].per_word]
+        logits = dict(zip(plain, run(self, input_ids, mask, plain), strict=True)) if plain else {}
+        if tagging := [position for position in wanted if self.tasks[position].per_word]:
+            words = self._tokenizer.word_tokens(texts)
+            logits |= dict(zip(tagging, run_words(self, input_ids, mask, tagging, words=words), strict=True))
+        return {self.tasks[position].name: self.decode(position, logits[position]) for position in wanted}
 
     def compute(
         self,
@@ -209,12 +218,17 @@ class Runtime:
         return embed(self.session, *pad(ids, pad_id=self._tokenizer.pad_id)) if ids else _NOTHING
 
     def decode(self, position: int, logits: NDArray[np.float32]) -> Outputs:
-        """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included."""
+        """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included.
+
+        Of a task that tags words they are (N, W, C), as `run_words` returns them.
+        """
         served = self.served[position]
-        return decode(served.task, logits[:, : served.task.num_outputs], served.calibration)
+        return decode(served.task, logits[..., : served.task.num_outputs], served.calibration)
 
     def logits(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) in label units, computed in batches of similar length.
+
+        Those of a task that tags words are (N, W, C), not-a-number where a row has no such word, or its text is cut.
 
         Raises:
             UsageError: `task` is not a task of the bundle.
@@ -309,24 +323,38 @@ def expected_logits(row: Mapping[str, Any], variant: str) -> Mapping[str, list[f
 
 def golden_logits(
     session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str]
-) -> list[dict[str, list[float]]]:
-    """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
+) -> list[dict[str, Any]]:
+    """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another.
+
+    Of a task that tags words they are a list for each word that the model sees.
+    """
     rows, positions = [], range(len(tasks))
     for text in texts:
         inputs = pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id)
         parts = [run(session, *inputs, positions[at : at + PAIRS]) for at in range(0, len(tasks), PAIRS)]
-        logits = np.concatenate(parts)
-        rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
+        found = dict(enumerate(np.concatenate(parts)[:, 0]))
+        if tagging := [position for position, task in enumerate(tasks) if task.per_word]:
+            words = tokenizer.word_tokens([text])
+            of_words = run_words(session, *inputs, tagging, words=words)[:, 0]
+            found |= {position: of_words[i][words[0] >= 0] for i, position in enumerate(tagging)}
+        rows.append({task.name: found[i][..., : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 
 
 def task_logits(
     session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str], *, position: int
 ) -> NDArray[np.float32]:
-    """Returns the logits (N, C) of the task at a position, computed in batches of similar length."""
-    result = np.empty((len(texts), tasks[position].num_outputs), dtype=np.float32)
+    """Returns the logits (N, C), or (N, W, C) of words, of the task at a position, in batches of similar length."""
+    task = tasks[position]
+    if task.per_word:
+        words = tokenizer.word_tokens(texts)
+        result = np.full((*words.shape, task.num_outputs), np.nan, dtype=np.float32)
+        for rows, batch in _batches(tokenizer, texts):
+            result[rows] = run_words(session, *batch, [position], words=words[rows])[0, :, :, : task.num_outputs]
+        return result
+    result = np.empty((len(texts), task.num_outputs), dtype=np.float32)
     for rows, batch in _batches(tokenizer, texts):
-        result[rows] = run(session, *batch, [position])[0, :, : result.shape[1]]
+        result[rows] = run(session, *batch, [position])[0, :, : task.num_outputs]
     return result
 
 
@@ -354,6 +382,40 @@ def run(
     (logits,) = session.run(["logits"], feeds)
     by_task: NDArray[np.float32] = logits.reshape(len(positions), num_rows, -1)
     return by_task
+
+
+def run_words(
+    session: Runs,
+    input_ids: NDArray[np.int64],
+    mask: NDArray[np.int64],
+    positions: Sequence[int],
+    *,
+    words: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Returns the logits of every row's words for tasks that tag words: (len(positions), B, W, C) float32.
+
+    `words`: (B, W) as `Tokenizer.word_tokens` returns them; where a row has no such word, logits are not-a-number.
+    """
+    num_rows, num_tasks = len(input_ids), len(positions)
+    pair_row = np.tile(np.arange(num_rows, dtype=np.int64), num_tasks)
+    feeds = {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "pair_row": pair_row,
+        "pair_task": np.repeat(np.asarray(positions, dtype=np.int64), num_rows),
+        "word_pair": np.arange(len(pair_row), dtype=np.int64),
+    }
+    (found,) = session.run([TOKEN_LOGITS], feeds)
+    by_task = found.reshape(num_tasks, num_rows, found.shape[1], -1)
+    return at_words(by_task, words)
+
+
+def at_words(logits: NDArray[np.float32], words: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Returns the logits (..., B, W, C) of words from those of tokens (..., B, S, C); not-a-number without a word."""
+    rows = np.arange(len(words))[:, None]
+    picked = logits[..., rows, np.maximum(words, 0), :]
+    of_words: NDArray[np.float32] = np.where(words[..., None] >= 0, picked, np.float32(np.nan))
+    return of_words
 
 
 def embed(
@@ -404,13 +466,52 @@ def describe(tasks: Sequence[Task], answers: Mapping[str, Outputs], texts: Seque
     """Returns answers as plain values, one mapping a text.
 
     Each is `{"text": ..., "tasks": {task: {"label": ..., "probabilities": {class: share}}}}`; a multilabel
-    label is a list; a regression has `{"value": ...}` instead.
+    label is a list; a regression has `{"value": ...}` instead; of a task that tags words see `describe_tags`.
     """
     by_name = {task.name: task for task in tasks}
     return [
-        {"text": text, "tasks": {name: _describe_one(by_name[name], outputs, row) for name, outputs in answers.items()}}
+        {
+            "text": text,
+            "tasks": {
+                name: describe_tags(by_name[name], outputs, row, text=text)
+                if by_name[name].per_word
+                else _describe_one(by_name[name], outputs, row)
+                for name, outputs in answers.items()
+            },
+        }
         for row, text in enumerate(texts)
     ]
+
+
+def describe_tags(task: Task, outputs: Outputs, row: int, *, text: str) -> dict[str, Any]:
+    """Returns the tags of one text as plain values.
+
+    `words`, `tags` and `confidences`, of the same length: words are what stands between spaces after `normalise`; a
+    word that the model does not see, as the text is cut before it, has tag and confidence None. Where tags mark spans,
+    `spans` too: each with its `label`, its `text`, and `start` and `end`, characters of the words joined by one space.
+    """
+    assert outputs.labels is not None and outputs.probabilities is not None
+    words = normalise(text).split(" ")
+    found = outputs.labels[row][: len(words)].tolist()
+    shares = outputs.probabilities[row]
+    tags = [task.classes[tag] if tag >= 0 else None for tag in found]
+    answer: dict[str, Any] = {
+        "words": words,
+        "tags": tags,
+        "confidences": [float(shares[i, tag]) if tag >= 0 else None for i, tag in enumerate(found)],
+    }
+    if task.has_spans:
+        starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+        answer["spans"] = [
+            {
+                "label": span.label,
+                "text": " ".join(words[span.start : span.end]),
+                "start": starts[span.start],
+                "end": starts[span.end] - 1,
+            }
+            for span in spans(tags)
+        ]
+    return answer
 
 
 def label_names(task: Task, outputs: Outputs, row: int) -> list[str] | None:

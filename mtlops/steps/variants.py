@@ -180,7 +180,7 @@ class VariantMaker:
             rows = self._rows(task.name)
             logits = task_logits(session, self._tokenizer, self._model.tasks, rows.texts, position=rows.task)
             tasks[task.name] = {
-                "metric": catalog.KINDS[task.kind].primary,
+                "metric": task.primary,
                 "rows": len(rows.texts),
                 "fp32": rows.expected,
                 "value": self._metric(task, rows.labels, logits),
@@ -209,7 +209,7 @@ class VariantMaker:
 
     def _metric(self, task: Task, labels: NDArray[Any], logits: NDArray[np.float32]) -> float:
         kind, outputs = catalog.KINDS[task.kind], decode(task, logits, self._model.calibrations[task.name])
-        return round(float(catalog.load(kind.metrics)(task, labels, outputs)[kind.primary]), _DIGITS)
+        return round(float(catalog.load(kind.metrics)(task, labels, outputs)[task.primary]), _DIGITS)
 
     def _reasons(self, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """What keeps a variant out, a sentence for each task that loses too much."""
