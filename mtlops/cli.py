@@ -201,7 +201,8 @@ def _add_predict(commands: Any) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mtlops.bundle import Bundle
-    from mtlops.serving.runtime import Runtime, describe
+    from mtlops.serving.description import describe
+    from mtlops.serving.runtime import Runtime
     from mtlops.tasks import split_names
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin]

@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+from mtlops.params import Params, read_params
 from tests.tiny_encoder import write_encoder
 from tests.tiny_suite import Workspace, make_workspace
 
@@ -12,6 +13,8 @@ _PLACES = ("moon", "planet", "church", "road")
 _OTHERS = ("the", "a", "of", "and", "is", "was", "not", "very", "good", "great", "bad", "film", "plot", "game", "team")
 
 CLASSES = ("O", "B-thing", "I-thing", "B-place")
+
+OVERRIDES = ("train.learning_rate=0.01", "train.epochs=8", "train.patience=8", "export.tolerance=0.00001")
 
 SPEC = """\
     names:
@@ -34,7 +37,15 @@ def tag(words: list[str]) -> list[str]:
     return tags
 
 
-def make_tagged_workspace(root: Path, *, num_rows: int = 240) -> Workspace:
+class Tagged(Workspace):
+    """A workspace that trains longer: the tags of a random encoder's words are not learned in two epochs."""
+
+    def params(self, *overrides: str) -> Params:
+        """Returns its params."""
+        return read_params(self.params_file, overrides=[*OVERRIDES, *overrides])
+
+
+def make_tagged_workspace(root: Path, *, num_rows: int = 240) -> Tagged:
     """Writes the project of `tiny_suite` with a fifth of its words things, and some texts that are too long."""
     work = make_workspace(root)
     write_encoder(root / "data/sources/encoder", hidden=32, seed=3)
@@ -47,4 +58,4 @@ def make_tagged_workspace(root: Path, *, num_rows: int = 240) -> Workspace:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     params = work.params_file.read_text(encoding="utf-8")
     work.params_file.write_text(params.replace("data:\n", SPEC, 1), encoding="utf-8")
-    return work
+    return Tagged(root)

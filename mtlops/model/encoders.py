@@ -127,8 +127,8 @@ class Layer(nn.Module):
         value = adapter.projected("value", x_PSH, self.value(x_PSH), at)
         key, value = adapter.prefixed(key, value, at)
         q, k, v = self._split(query), self._split(key), self._split(value)
-        bias = self._bias(at.mask_PS, num_asking=query.shape[1], num_prefixed=adapter.num_prefixed)
-        scores_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias
+        asked_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores_PATS = asked_PATS + self._bias(at.mask_PS, num_asking=q.shape[2], num_prefixed=adapter.num_prefixed)
         context_PATD = torch.softmax(scores_PATS, dim=-1) @ v
         merged: Tensor = self.attention_output(context_PATD.transpose(1, 2).flatten(2))
         return merged
@@ -143,7 +143,10 @@ class Layer(nn.Module):
         value_AHD = self.value.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)
         query_APD = _one_more(query_P1H.squeeze(1).unflatten(-1, (self.num_heads, -1))).transpose(0, 1)
         asked_PAH = (query_APD @ key_ADH).transpose(0, 1)[:-1] / math.sqrt(key_ADH.shape[1])
-        scores_PAS = asked_PAH @ x_PSH.transpose(1, 2) + self._bias(mask_PS, num_asking=1).squeeze(2)
+        scores_PAS = asked_PAH @ x_PSH.transpose(1, 2) + attention_bias(mask_PS).squeeze(1)
+        (relative,) = self._relative
+        if relative is not None:
+            scores_PAS = scores_PAS + relative(1, mask_PS.shape[1]).squeeze(2)
         seen_PAH = torch.softmax(scores_PAS, dim=-1) @ x_PSH
         context_PAD = (_one_more(seen_PAH).transpose(0, 1) @ value_AHD).transpose(0, 1)[:-1]
         merged: Tensor = self.attention_output((context_PAD.flatten(1) + self.value.bias).unsqueeze(1))

@@ -17,7 +17,7 @@ from typing import Any
 
 from mtlops.bundle import Bundle
 from mtlops.catalog import REFERENCE_VARIANT
-from mtlops.errors import ArtefactError, MtlopsError, PlatformError, UsageError
+from mtlops.errors import ArtefactError, MtlopsError, PlatformError
 from mtlops.registry import Entry, Registry
 from mtlops.serving.bank import TASK_FILES, task_version
 from mtlops.serving.metrics import Metrics
@@ -50,11 +50,6 @@ class Engine:
 
     def runtime(self, bundle: Bundle) -> Runtime:
         """Returns a runtime whose golden outputs were reproduced. Raises like `Runtime`."""
-        for task in bundle.tasks:
-            if task.per_word:
-                raise UsageError(
-                    f"{bundle.folder}: task {task.name} tags words: `mtlops predict` answers, no server yet."
-                )
         return Runtime(bundle, provider=self.provider, threads=self.threads, variant=self.variant)
 
 

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle
 from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, suggest
-from mtlops.data.normalisation import normalise
 from mtlops.data.tokenisation import Tokenizer, pad
 from mtlops.decoding import Calibration, Outputs, decode
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.serving import bank as banks
 from mtlops.serving.bank import Bank
 from mtlops.serving.binding import DEVICES, BoundBank
-from mtlops.tags import spans
 from mtlops.tasks import Task
 
 if TYPE_CHECKING:
@@ -199,13 +197,55 @@ class Runtime:
                 own = [place[row] for row in pair_row[at : at + PAIRS]]
                 parts.append(self.compute([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
             return np.concatenate(parts), self._embed([ids[row] for row in embed_row])
+        found = self.run(
+            ["logits", *([EMBEDDING] if embed_row else [])], self._feeds(ids, pair_row, pair_task, embed_row)
+        )
+        return found[0], found[1] if embed_row else _NOTHING
+
+    def compute_words(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        *,
+        words: Mapping[int, NDArray[np.int64]],
+        embed_row: Sequence[int] = (),
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[int, NDArray[np.float32]]]:
+        """Returns what `compute` does, and for the pairs that `words` names the logits (W, C) of each word.
+
+        The logits of these pairs among all others mean nothing.
+
+        Shapes: words: position of a pair -> (W,) tokens of its row's words, as `Tokenizer.word_tokens` returns them.
+        """
+        logits, of_words = [], dict[int, NDArray[np.float32]]()
+        for at in range(0, len(pair_row), PAIRS):
+            rows = sorted(set(pair_row[at : at + PAIRS]))
+            place = {row: position for position, row in enumerate(rows)}
+            wanted = [pair for pair in words if at <= pair < at + PAIRS]
+            feeds = self._feeds(
+                [ids[row] for row in rows], [place[row] for row in pair_row[at : at + PAIRS]],
+                pair_task[at : at + PAIRS],
+            )  # fmt: skip
+            found, tokens = self.run(
+                ["logits", TOKEN_LOGITS], {**feeds, "word_pair": _int64([pair - at for pair in wanted])}
+            )
+            logits.append(found)
+            of_words |= {
+                pair: at_words(one[None], words[pair][None])[0] for pair, one in zip(wanted, tokens, strict=True)
+            }
+        return np.concatenate(logits), self._embed([ids[row] for row in embed_row]), of_words
+
+    def _feeds(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        embed_row: Sequence[int] = (),
+    ) -> dict[str, NDArray[np.int64]]:
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
         feeds = {"input_ids": input_ids, "attention_mask": mask}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
-        if embed_row:
-            feeds["embed_row"] = _int64(embed_row)
-        found = self.run(["logits", *([EMBEDDING] if embed_row else [])], feeds)
-        return found[0], found[1] if embed_row else _NOTHING
+        return {**feeds, "embed_row": _int64(embed_row)} if embed_row else feeds
 
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
         """Returns the named outputs of a pass of the session with this runtime's adapters and heads."""
@@ -460,74 +500,3 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
     if session.get_providers()[0] != provider:
         raise UsageError(f"{provider} could not start here; ONNX Runtime fell back to {session.get_providers()[0]}.")
     return session
-
-
-def describe(tasks: Sequence[Task], answers: Mapping[str, Outputs], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns answers as plain values, one mapping a text.
-
-    Each is `{"text": ..., "tasks": {task: {"label": ..., "probabilities": {class: share}}}}`; a multilabel
-    label is a list; a regression has `{"value": ...}` instead; of a task that tags words see `describe_tags`.
-    """
-    by_name = {task.name: task for task in tasks}
-    return [
-        {
-            "text": text,
-            "tasks": {
-                name: describe_tags(by_name[name], outputs, row, text=text)
-                if by_name[name].per_word
-                else _describe_one(by_name[name], outputs, row)
-                for name, outputs in answers.items()
-            },
-        }
-        for row, text in enumerate(texts)
-    ]
-
-
-def describe_tags(task: Task, outputs: Outputs, row: int, *, text: str) -> dict[str, Any]:
-    """Returns the tags of one text as plain values.
-
-    `words`, `tags` and `confidences`, of the same length: words are what stands between spaces after `normalise`; a
-    word that the model does not see, as the text is cut before it, has tag and confidence None. Where tags mark spans,
-    `spans` too: each with its `label`, its `text`, and `start` and `end`, characters of the words joined by one space.
-    """
-    assert outputs.labels is not None and outputs.probabilities is not None
-    words = normalise(text).split(" ")
-    found = outputs.labels[row][: len(words)].tolist()
-    shares = outputs.probabilities[row]
-    tags = [task.classes[tag] if tag >= 0 else None for tag in found]
-    answer: dict[str, Any] = {
-        "words": words,
-        "tags": tags,
-        "confidences": [float(shares[i, tag]) if tag >= 0 else None for i, tag in enumerate(found)],
-    }
-    if task.has_spans:
-        starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
-        answer["spans"] = [
-            {
-                "label": span.label,
-                "text": " ".join(words[span.start : span.end]),
-                "start": starts[span.start],
-                "end": starts[span.end] - 1,
-            }
-            for span in spans(tags)
-        ]
-    return answer
-
-
-def label_names(task: Task, outputs: Outputs, row: int) -> list[str] | None:
-    """Returns the names that one row's answer consists of: one, of a multilabel task any number, None for a value."""
-    if outputs.labels is None:
-        return None
-    if task.kind == "multilabel":
-        return [name for name, is_set in zip(task.classes, outputs.labels[row], strict=True) if is_set]
-    return [task.classes[int(outputs.labels[row])]]
-
-
-def _describe_one(task: Task, outputs: Outputs, row: int) -> dict[str, Any]:
-    names = label_names(task, outputs, row)
-    if outputs.values is not None or names is None:
-        assert outputs.values is not None
-        return {"value": float(outputs.values[row])}
-    assert outputs.probabilities is not None
-    shares = {name: float(p) for name, p in zip(task.classes, outputs.probabilities[row], strict=True)}
-    return {"label": names if task.kind == "multilabel" else names[0], "probabilities": shares}

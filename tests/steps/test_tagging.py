@@ -15,30 +15,18 @@ from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.files import read_json, sha256_tree
 from mtlops.model.predictor import Predictor
-from mtlops.params import read_params
 from mtlops.serving.runtime import Runtime
 from mtlops.steps.export import export
 from mtlops.steps.train import train
-from tests.tagged_suite import make_tagged_workspace
-from tests.tiny_suite import Workspace, run_all
+from tests.tagged_suite import Tagged
+from tests.tiny_suite import Workspace
 
 pytestmark = pytest.mark.e2e
 
-OVERRIDES = ("train.learning_rate=0.01", "train.epochs=8", "train.patience=8", "export.tolerance=0.00001")
 
-
-class Tagged(Workspace):
-    """A workspace that trains longer: the tags of a random encoder's words are not learned in two epochs."""
-
-    def params(self, *overrides: str):
-        return read_params(self.params_file, overrides=[*OVERRIDES, *overrides])
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Tagged:
-    made = Tagged(make_tagged_workspace(tmp_path_factory.mktemp("tagged")).root)
-    run_all(made)
-    return made
+@pytest.fixture
+def work(tagged: Tagged) -> Tagged:
+    return tagged
 
 
 def _report(work: Workspace, name: str) -> dict:
