@@ -153,8 +153,10 @@ class VariantMaker:
         return self._update.parent.folder / str(self._update.parent.variant(name)["file"])
 
     def _passes(self) -> Iterator[dict[str, NDArray[np.int64]]]:
-        """Validation rows of every task, one a pass, each asked for all tasks and its embedding."""
+        """Validation rows of every task, one a pass, each asked for all tasks, its embedding, and tags of its words."""
         num_tasks = len(self._model.tasks)
+        tagging = [position for position, task in enumerate(self._model.tasks) if task.per_word]
+        of_words = {"word_pair": np.asarray(tagging, np.int64)} if tagging else {}
         for task in self._model.tasks:
             texts = read_split(self._prepared, task.name, "valid")["text"].to_pylist()
             wanted = np.unique(np.linspace(0, len(texts) - 1, self._params.export.calibration_rows).astype(np.int64))
@@ -166,6 +168,7 @@ class VariantMaker:
                     "pair_row": np.zeros(num_tasks, np.int64),
                     "pair_task": np.arange(num_tasks, dtype=np.int64),
                     "embed_row": np.zeros(1, np.int64),
+                    **of_words,
                 }
 
     def _measure(self, name: str, session: "onnxruntime.InferenceSession") -> dict[str, dict[str, Any]]:
@@ -197,7 +200,10 @@ class VariantMaker:
         if self._update is None:
             judged = self._judged["tasks"][name]
             return _Rows(position, texts, labels, float(judged["metrics"][judged["primary"]]["value"]))
-        logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
+        if task.per_word:
+            logits = self._predictor.logits(texts, [row_id for of in columns for row_id in of["row_id"]], name)
+        else:
+            logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
         return _Rows(position, texts, labels, self._metric(task, labels, logits))
 
     def _folders(self, name: str) -> list[Path]:

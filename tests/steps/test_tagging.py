@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import shutil
 from pathlib import Path
 
@@ -9,16 +10,21 @@ import numpy as np
 import onnx
 import pytest
 
+from mtlops import catalog
 from mtlops.bundle import Bundle, diff
 from mtlops.cli import main
 from mtlops.data.prepared import read_split
 from mtlops.errors import UsageError
 from mtlops.files import read_json, sha256_tree
 from mtlops.model.predictor import Predictor
+from mtlops.registry import Registry
 from mtlops.serving.runtime import Runtime
+from mtlops.steps.admit import admit
+from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
+from mtlops.steps.prune import prune
 from mtlops.steps.train import train
-from tests.tagged_suite import Tagged
+from tests.tagged_suite import Tagged, tag
 from tests.tiny_suite import Workspace
 
 pytestmark = pytest.mark.e2e
@@ -119,3 +125,76 @@ def test_only_a_suite_that_tags_words_has_their_input_and_output(work: Tagged, f
 def test_layers_that_tasks_train_together_are_refused_with_the_reason(work: Tagged, sharing: str) -> None:
     with pytest.raises(UsageError, match=r"suite\.tasks\.names of kind 'tagging' needs one for each word"):
         work.params(f"model.sharing={sharing}")
+
+
+@pytest.mark.parametrize("adapter", [name for name in catalog.ADAPTERS if name != "pfeiffer"])
+def test_every_adapter_tags_words(tagged: Tagged, tmp_path: Path, adapter: str) -> None:
+    """Trained beside a task with one answer a text; adapters in every layer, the highest included."""
+    params = tagged.params("train.epochs=1", f"model.adapter={adapter}", "model.adapter_drop=0").only(["mood", "names"])
+    paths = tagged.paths("prepared", "encoder") | {"cache": tmp_path / "cache"}
+    train(params, **paths, out=tmp_path / "trained", report=tmp_path / "training.json")
+    predictor = Predictor(tmp_path / "trained", paths["encoder"], cache=tmp_path / "cache")
+    test = read_split(paths["prepared"], "names", "test")
+    logits = predictor.logits(test["text"].to_pylist(), test["row_id"].to_pylist(), "names")
+    seen = predictor.backbone.tokenizer.word_tokens(test["text"].to_pylist()) >= 0
+    assert (np.isfinite(logits).all(-1) == seen).all() and logits[seen].std() > 0.01
+
+
+@pytest.mark.slow
+def test_numbers_of_other_formats_are_measured_on_words_too(tagged: Tagged, tmp_path: Path) -> None:
+    """Ranges that were taken without tags would make integers of nothing: F1 fell from .54 to .07."""
+    export(
+        tagged.params("export.variants=[int8,fp16]", "export.variant_loss=0.1"),
+        **tagged.paths("prepared", "encoder", "trained", "evaluation", "decision"), cache=tmp_path / "cache",
+        out=tmp_path / "bundle", report=tmp_path / "export.json",
+    )  # fmt: skip
+    variants = read_json(tmp_path / "export.json", made_by="test")["variants"]
+    assert {name: found["kept"] for name, found in variants.items()} == {"int8": True, "fp16": True}
+    assert abs(variants["int8"]["tasks"]["names"]["value"] - variants["int8"]["tasks"]["names"]["fp32"]) < 0.1
+
+
+def test_units_that_matter_least_to_tags_are_pruned(tagged: Tagged, tmp_path: Path) -> None:
+    params = tagged.params().only(["names"])
+    done = prune(
+        params, **tagged.paths("prepared", "encoder", "trained"), cache=tmp_path / "cache", out=tmp_path / "pruned",
+        report=tmp_path / "pruning.json", keep=0.5,
+    )  # fmt: skip
+    cost = done.tasks["names"]
+    assert (cost.primary, cost.units) == ("span_f1", (4, 2)) and abs(cost.change) < 0.4
+
+
+@pytest.mark.slow
+def test_a_window_of_new_rows_updates_it_alone(tagged: Tagged, tmp_path: Path) -> None:
+    """Labelled later, admitted, trained on top of the champion, judged on old and new rows, exported with its files."""
+    work = Tagged(Path(shutil.copytree(tagged.root, tmp_path / "copy")))
+    registry, root = str(work.root / "registry"), work.root
+    store = Registry(registry)
+    champion = store.publish(work.bundle)
+    store.promote(champion, expect=None, by="test", reason="the first")
+    drawn = random.Random(5)
+    words = [[drawn.choice(["team", "goal", "phone", "car", "moon", "the"]) for _ in range(7)] for _ in range(80)]
+    rows = [{"tokens": of, "ner_tags": tag(of)} for of in words]
+    (root / "shift.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    admit(
+        work.params(), rows=root / "shift.jsonl", tasks=["names"], alert="alert-7", windows=root / "data/windows",
+        **work.paths("prepared"),
+    )  # fmt: skip
+    params = work.params("gates.max_drop=null").retraining(["names"], "registry")
+    train(
+        params, **work.paths("prepared", "encoder", "cache"), registry=registry, out=root / "models/trained",
+        report=root / "reports/training.json",
+    )  # fmt: skip
+    evaluate(
+        params, **work.paths("prepared", "encoder", "trained", "cache", "decision"), registry=registry,
+        report=root / "reports/evaluation.json",
+    )  # fmt: skip
+    export(
+        params, **work.paths("prepared", "encoder", "trained", "cache", "evaluation", "decision"), registry=registry,
+        out=root / "models/update", report=root / "reports/export.json",
+    )  # fmt: skip
+    window = _report(work, "evaluation")["tasks"]["names"]["window"]
+    assert window["rows"] >= 10 and set(window["metrics"]) >= {"span_f1", "macro_f1"}
+    found = diff(tagged_bundle := Bundle.open(tagged.bundle), Bundle.open(root / "models/update"))
+    assert tagged_bundle.id == champion
+    assert found.pop("names").outputs == "changed"
+    assert {(d.files, d.outputs) for name, d in found.items() if name != "trunk"} == {("identical", "identical")}
