@@ -205,6 +205,8 @@ def _answered(
 
 
 def _answer(task: Task, outputs: Any, i: int) -> dict[str, Any]:
+    if task.per_word:
+        raise UsageError(f"task {task.name!r} tags words: a scenario replays tasks with one answer to a text.")
     if task.kind == "regression":
         return {"value": float(outputs.values[i])}
     if task.kind == "multilabel":

@@ -35,6 +35,7 @@ class Kind(Entry):
         num_classes: least and most number of classes it accepts; None for a kind without classes.
         divergence: torch loss against a teacher, (logits (N, C), teacher's logits (N, C), temperature) -> (N,).
         unsmoothed: why `train.label_smoothing` does not fit; empty where it does.
+        per_word: every word of a text has a label of its own: labels are (N, W) and logits (N, W, C).
     """
 
     loss: str = ""
@@ -43,6 +44,7 @@ class Kind(Entry):
     num_classes: tuple[int, int] | None = (2, 10_000)
     divergence: str = "mtlops.model.losses:softmax_divergence"
     unsmoothed: str = ""
+    per_word: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
         primary="r2", num_classes=None, divergence="mtlops.model.losses:squared_difference",
         unsmoothed="a number has no classes",
     ),
+    "tagging": Kind(
+        "one of several classes, its tag, for each word of a text; tags of BIO or IOBES mark spans",
+        loss="mtlops.model.losses:word_cross_entropy", metrics="mtlops.evaluation.tagging:tagging",
+        primary="macro_f1", divergence="mtlops.model.losses:word_divergence", per_word=True,
+    ),
 })  # fmt: skip
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({
@@ -233,6 +240,10 @@ POOLINGS: Mapping[str, Entry] = MappingProxyType(
     {
         "cls": Entry("the first token's vector; makes the last layer almost free", "mtlops.model.pooling:cls"),
         "mean": Entry("the mean over the text's tokens", "mtlops.model.pooling:mean"),
+        "first-last": Entry(
+            "the mean over the text's tokens of the first and the last layer together (Li et al. 2020)",
+            "mtlops.model.pooling:first_last",
+        ),
     }
 )
 

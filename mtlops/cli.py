@@ -201,7 +201,8 @@ def _add_predict(commands: Any) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mtlops.bundle import Bundle
-    from mtlops.serving.runtime import Runtime, describe
+    from mtlops.serving.description import describe
+    from mtlops.serving.runtime import Runtime
     from mtlops.tasks import split_names
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin]
@@ -220,6 +221,8 @@ def _predict(options: argparse.Namespace) -> None:
 def _answer_text(answer: dict[str, Any]) -> str:
     if "value" in answer:
         return f"{answer['value']:.3f}"
+    if "tags" in answer:
+        return " ".join(f"{word}/{tag or '-'}" for word, tag in zip(answer["words"], answer["tags"], strict=True))
     label = answer["label"] if isinstance(answer["label"], str) else ", ".join(answer["label"]) or "(none)"
     shares = "  ".join(f"{name} {share:.2f}" for name, share in answer["probabilities"].items())
     return f"{label:<14} {shares}"

@@ -51,8 +51,10 @@ class Outputs:
     """Answers of one task for N rows.
 
     Attributes:
-        probabilities: (N, C) float32 in class order; None for a regression.
-        labels: (N,) int64 position of the answer; multilabel (N, C) bool; None for a regression.
+        probabilities: (N, C) float32 in class order; None for a regression; tagging (N, W, C), not-a-number where a
+            row has no such word.
+        labels: (N,) int64 position of the answer; multilabel (N, C) bool; None for a regression; tagging (N, W) int64,
+            -1 where a row has no such word.
         values: (N,) float32 in label units, cut to the task's range; None for all other kinds.
     """
 
@@ -77,6 +79,8 @@ def decode(task: Task, logits: NDArray[np.float32], calibration: Calibration = U
     order: softmax for one class of several, sigmoid and a threshold a class for multilabel. The second class
     of a binary task is answered from its threshold on. An ordinal answer is the median class, which minimises
     the expected distance in ranks. A regression's only logit is already in label units; nothing calibrates it.
+    A task that tags words has logits (N, W, C), not-a-number where a row has no such word; each word's answer is its
+    likeliest tag, whatever its neighbours' are.
     """
     if task.kind == "regression":
         lowest, highest = task.range or (-np.inf, np.inf)
@@ -87,6 +91,9 @@ def decode(task: Task, logits: NDArray[np.float32], calibration: Calibration = U
         shares: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -cooled))
         return Outputs(probabilities=shares, labels=shares >= thresholds)
     probabilities = softmax(cooled)
+    if task.per_word:
+        is_word = np.isfinite(probabilities).all(axis=-1)
+        return Outputs(probabilities=probabilities, labels=np.where(is_word, probabilities.argmax(axis=-1), -1))
     if task.kind == "binary":
         threshold = np.float32((calibration.thresholds or (THRESHOLD,))[0])
         return Outputs(probabilities=probabilities, labels=(probabilities[:, 1] >= threshold).astype(np.int64))

@@ -54,7 +54,7 @@ class Inputs(_Section):
     """Columns of a source that are not labels."""
 
     text: str = "text"
-    """Column with the text to predict from."""
+    """Column with the text to predict from: a string, or a list of words, which are joined by one space each."""
     group: str | None = None
     """Column that says which rows belong together (author, product, thread): a group is never split
     between training and test. Built-in data sets bring their own."""
@@ -74,9 +74,10 @@ class TaskSpec(_Section):
     Several tasks may name the same source: their rows are then shared."""
     label: str | list[str]
     """Column with the label. Multilabel: a column of lists (in CSV separated by `|`), or one 0/1 column
-    per class. An empty cell means: this row has no label for this task."""
+    per class. Tagging: a column of lists with one tag for each word (JSON Lines or Parquet), by name or by position in
+    `classes`. An empty cell means: this row has no label for this task."""
     classes: list[str] = []
-    """Class names; ordinal from low to high, binary negative first; none for regression."""
+    """Class names; ordinal from low to high, binary negative first; the tags of tagging; none for regression."""
     range: tuple[float, float] | None = None
     """Lowest and highest possible value of a regression label."""
     weight: float = Field(1.0, gt=0)
@@ -168,8 +169,8 @@ class Encoder(_Section):
 
     source: str = "all-minilm-l6-v2"
     """Name of a built-in encoder, a folder with config.json, model.safetensors and tokenizer.json, or
-    `organisation/name` of the Hugging Face hub: of family BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT or
-    ELECTRA."""
+    `organisation/name` of the Hugging Face hub: of family BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
+    ELECTRA or MPNet."""
     revision: str | None = None
     """Commit of an encoder of the hub: 40 hex digits."""
     max_tokens: int = Field(64, ge=8, le=512)
@@ -247,7 +248,9 @@ class Model(_Section):
 
 
 class Augmentation(_Section):
-    """Changed copies of training rows, with the same labels; never of validation or test rows."""
+    """Changed copies of training rows, with the same labels; never of validation or test rows, nor of tasks that tag
+    words: other words would need other tags.
+    """
 
     copies: int = Field(0, ge=0, le=20)
     """Changed copies of each training row; each is computed and cached like a row of its own."""
@@ -614,6 +617,16 @@ class Params(_Section):
         for where, task in mentioned:
             if task not in tasks:
                 raise ValueError(f"{where}: no task {task!r} in suite.tasks. {suggest(task, tasks)}")
+        return self
+
+    @model_validator(mode="after")
+    def _words_are_tagged_over_adapters(self) -> Self:
+        tagging = [task.name for task in self.tasks() if task.per_word]
+        if tagging and self.model.sharing != "adapters":
+            raise ValueError(
+                f"model.sharing: {self.model.sharing!r} gives each text one vector, but suite.tasks.{tagging[0]} of "
+                f"kind 'tagging' needs one for each word. Use 'adapters', or give it a suite of its own."
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,9 +22,10 @@ PREDICTION_SCHEMA = pa.schema([
     pa.field("task", pa.string(), nullable=False),
     pa.field("bundle_id", pa.string(), nullable=False),
     pa.field("role", pa.string(), nullable=False),        # champion | canary | shadow: who answered; shadow only here
-    pa.field("label", pa.list_(pa.string())),             # one name; multilabel any number; null for a regression
-    pa.field("probabilities", pa.list_(pa.float32())),    # in class order; null for a regression
-    pa.field("value", pa.float64()),                      # of a regression
+    pa.field("label", pa.list_(pa.string())),             # one name; multilabel any number; tagging: the words' tags
+    pa.field("probabilities", pa.list_(pa.float32())),    # in class order; tagging: each tag's share of the words
+    pa.field("value", pa.float64()),                      # of a regression, whose label and probabilities are null;
+                                                          # tagging: the mean confidence of the words' tags
     # Below: once per (request, row), on its first task; null on the others.
     pa.field("statistics", pa.map_(pa.string(), pa.float64())),  # `drift.columns.text_columns`, names without `text.`
     pa.field("embedding", pa.list_(pa.float32())),        # the graph's output `embedding`; of some rows only

@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.clones import Clone
+    from tests.tagged_suite import Tagged
     from tests.tiny_suite import Workspace
 
 # Two threads in every process at once only slow each other down, and another order of adding gives other bits.
@@ -50,5 +51,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> "Workspace":
     from tests.tiny_suite import make_workspace, run_all
 
     work = make_workspace(tmp_path_factory.mktemp("project"))
+    run_all(work)
+    return work
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> "Tagged":
+    """The same with a further task that tags words. Read only: copy what you change."""
+    from tests.tagged_suite import make_tagged_workspace
+    from tests.tiny_suite import run_all
+
+    work = make_tagged_workspace(tmp_path_factory.mktemp("tagged"))
     run_all(work)
     return work

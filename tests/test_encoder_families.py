@@ -18,7 +18,7 @@ TEXTS = ["a great film", "the phone was bad", "god and law on the moon"]
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module", params=["roberta", "distilbert"])
+@pytest.fixture(scope="module", params=["roberta", "distilbert", "mpnet"])
 def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A project whose encoder is of another family, after every step."""
     work = make_workspace(tmp_path_factory.mktemp(request.param))
@@ -44,7 +44,11 @@ def test_an_adapter_comes_back_and_the_steps_go_on(
     copy = Workspace(tmp_path / "copy")
     shutil.copytree(work.root, copy.root)
     monkeypatch.chdir(copy.root)
-    assert main(["adapters", "export", "--task", "topic", "--to", "hub", "--quiet"]) == 0
+    exported = main(["adapters", "export", "--task", "topic", "--to", "hub", "--quiet"])
+    if "mpnet" in (copy.root / "data/encoder/config.json").read_text(encoding="utf-8"):
+        assert exported == 2  # AdapterHub has no models of this family.
+        return
+    assert exported == 0
     for path in Path("models/trained/tasks/topic").glob("*.safetensors"):
         save_file({name: tensor * 0 for name, tensor in load_file(path).items()}, path)
     assert main(["adapters", "import", "hub", "--task", "topic", "--quiet"]) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtlops.decoding import UNCALIBRATED, Calibration, decode
+from mtlops.decoding import UNCALIBRATED, Calibration, decode, softmax
 from mtlops.errors import DataError
 from mtlops.tasks import Task
 
@@ -75,3 +75,20 @@ def test_a_calibration_is_what_its_facts_say() -> None:
 def test_softmax_survives_large_logits() -> None:
     outputs = decode(Task("t", "binary", ("n", "y")), np.array([[1e4, -1e4]], dtype=np.float32))
     assert outputs.probabilities.tolist() == [[1.0, 0.0]]
+
+
+def test_tags_become_positions_of_the_words_and_spans_choose_the_metric() -> None:
+    task, plain = Task("t", "tagging", ("O", "B-x", "I-x")), Task("t", "tagging", ("noun", "verb"))
+    assert task.encode([("O", "B-x", "I-x"), ("B-x",)]).tolist() == [[0, 1, 2], [1, -1, -1]]
+    assert (task.primary, plain.primary) == ("span_f1", "macro_f1")
+    assert task.num_outputs == 3 and task.encode([]).shape == (0, 0)
+
+
+def test_each_word_gets_its_likeliest_tag_and_what_is_no_word_none() -> None:
+    task = Task("t", "tagging", ("O", "B-x", "I-x"))
+    logits = np.array([[[2, 0, 0], [0, 1, 3]], [[0, 2, 0], [np.nan] * 3]], dtype=np.float32)
+    outputs = decode(task, logits, Calibration(temperature=2.0))
+    assert outputs.labels is not None and outputs.probabilities is not None
+    assert outputs.labels.tolist() == [[0, 2], [1, -1]]
+    assert np.allclose(outputs.probabilities[0, 0], softmax(np.array([1.0, 0.0, 0.0], dtype=np.float32)))
+    assert np.isnan(outputs.probabilities[1, 1]).all()

@@ -46,7 +46,7 @@ def write_prepared_encoder(folder: Path, *, family: str = "bert", **sizes: int) 
 
 def make_config(family: str, *, hidden: int = 16, layers: int = 3, **settings: object) -> PretrainedConfig:
     """Returns a configuration of transformers; DistilBERT has its own words for the same sizes."""
-    counts_from_padding = family in ("roberta", "xlm-roberta", "camembert")
+    counts_from_padding = family in ("roberta", "xlm-roberta", "camembert", "mpnet")
     sizes = {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -66,7 +66,7 @@ def make_config(family: str, *, hidden: int = 16, layers: int = 3, **settings: o
 def make_model(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """Returns the base model without a pooler, with random norms and biases too."""
     torch.manual_seed(seed)
-    has_pooler = config.model_type in ("bert", "roberta", "xlm-roberta", "camembert")
+    has_pooler = config.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "mpnet")
     model = AutoModel.from_config(config, **({"add_pooling_layer": False} if has_pooler else {}))
     return model.eval()
 

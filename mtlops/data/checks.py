@@ -243,6 +243,8 @@ def _unfit(check: Check, tasks: Mapping[str, Task]) -> str | None:
     if check.task not in tasks:
         return f"task: no task {check.task!r} in suite.tasks. {suggest(check.task, list(tasks))}"
     task = tasks[check.task]
+    if task.per_word:
+        return f"task: {task.name} tags words; checks are for tasks with one answer to a text."
     is_value = task.kind == "regression"
     if isinstance(check, Invariance):
         return "tolerance: is required for a regression." if is_value and check.tolerance is None else None

@@ -23,6 +23,14 @@ _BERT_PARTS = MappingProxyType({
     "output": "output.dense",
     "norm": "output.LayerNorm",
 })  # fmt: skip
+_MPNET_PARTS = MappingProxyType({
+    **_BERT_PARTS,
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "attention_output": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+})  # fmt: skip
 _DISTILBERT_PARTS = MappingProxyType({
     "query": "attention.q_lin",
     "key": "attention.k_lin",
@@ -56,6 +64,7 @@ class Family:
         layer_norm_eps: where config.json does not say it.
         counts_from_padding: the first token has the position after the padding token's id, and padding tokens
             are not counted (fairseq's way).
+        has_relative_bias: attention also looks at the distance of two tokens (`model.relative`).
     """
 
     prefix: str
@@ -66,6 +75,7 @@ class Family:
     has_embedding_size: bool = False
     layer_norm_eps: float | None = None
     counts_from_padding: bool = False
+    has_relative_bias: bool = False
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({
@@ -78,8 +88,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         has_token_types=False, layer_norm_eps=1e-12,
     ),
     "electra": Family("electra.", has_embedding_size=True),
+    "mpnet": Family(
+        "mpnet.", parts=_MPNET_PARTS, has_token_types=False, counts_from_padding=True, has_relative_bias=True,
+    ),
 })  # fmt: skip
-"""By `model_type` of config.json. Not here: MPNet and others whose attention knows relative positions."""
+"""By `model_type` of config.json. Not here: DeBERTa and others whose keys depend on relative positions."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,8 @@ class TrunkConfig:
         family = FAMILIES[model_type]
         reader = _Reader(value, family, where)
         reader.refuse("position_embedding_type", ("absolute", None), "only absolute positions are known")
+        if family.has_relative_bias:
+            reader.refuse("relative_attention_num_buckets", (32, None), "only 32 ranges of distances are known")
         reader.refuse("is_decoder", (False, None), "only encoders, which see the whole text, can be a trunk")
         activation = value.get(family.keys.get("hidden_act", "hidden_act"), "gelu")
         if activation not in ACTIVATIONS:

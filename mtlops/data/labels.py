@@ -21,7 +21,7 @@ class Labels:
 
     Attributes:
         values: for each row a class name (binary, multiclass, ordinal), a tuple of class names
-            (multilabel), a finite number (regression), or None where the row has no label.
+            (multilabel; tagging: one a word), a finite number (regression), or None where the row has no label.
         faults: row -> why its cell cannot be read.
     """
 
@@ -61,6 +61,8 @@ def word(cell: Any) -> str:
 def _reader(task: Task) -> Callable[[Any, str], Any]:
     if task.kind == "regression":
         return _number
+    if task.per_word:
+        return lambda cell, name: _tags(cell, name, task.classes)
     if task.kind == "multilabel":
         order = {name: i for i, name in enumerate(task.classes)}
         return lambda cell, name: _names(cell, name, order)
@@ -94,6 +96,21 @@ def _names(cell: Any, column: str, order: Mapping[str, int]) -> tuple[str, ...] 
     if not isinstance(names, list) or any(is_empty(name) or isinstance(name, (list, dict)) for name in names):
         raise BadCellError(f"column {column!r} holds {_shown(cell)}, not a list of classes")
     return tuple(sorted({word(name) for name in names}, key=lambda name: (order.get(name, len(order)), name)))
+
+
+def _tags(cell: Any, column: str, classes: Sequence[str]) -> tuple[str, ...] | None:
+    """The tag of each word; a number that is no class is the position of one, as data sets of the hub have it."""
+    if is_empty(cell):
+        return None
+    if not isinstance(cell, list) or any(is_empty(tag) or isinstance(tag, (list, dict, float)) for tag in cell):
+        raise BadCellError(f"column {column!r} holds {_shown(cell)}, not a list with one tag for each word")
+    tags = []
+    for tag in cell:
+        is_position = isinstance(tag, int) and not isinstance(tag, bool) and word(tag) not in classes
+        if is_position and not 0 <= tag < len(classes):
+            raise BadCellError(f"column {column!r} holds tag {tag}; {len(classes)} classes are counted from 0")
+        tags.append(classes[tag] if is_position else word(tag))
+    return tuple(tags)
 
 
 def _number(cell: Any, column: str) -> float | None:

@@ -37,7 +37,7 @@ class Part(TypedDict):
         rows: number of rows.
         sha256: of the file.
         path: relative to the folder, with `/`.
-        label_counts: rows of each class in the order of the classes, then of labels outside them;
+        label_counts: rows (of tags: words) of each class in the order of the classes, then of labels outside them;
             empty for a regression.
     """
 
@@ -250,7 +250,7 @@ def _label_counts(labels: Sequence[Any], task: Task) -> dict[str, int]:
         return {}
     counts = dict.fromkeys(task.classes, 0)
     for label in labels:
-        for name in label if task.kind == "multilabel" else [label]:
+        for name in label if task.has_label_lists else [label]:
             counts[name] = counts.get(name, 0) + 1
     known = len(task.classes)
     strangers = sorted(list(counts.items())[known:])

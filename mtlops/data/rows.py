@@ -18,6 +18,7 @@ from mtlops.data.prepared import SPLITS
 from mtlops.data.sources import Source
 from mtlops.errors import DataError
 from mtlops.params import Params
+from mtlops.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,8 @@ def _read(params: Params, source: Source) -> _Part:
         found = read_labels(task, source.columns, label=params.suite.tasks[task.name].label)
         labels[task.name] = found.values
         faults.update(found.faults)
+        if task.per_word:
+            faults.update(_unequal(task, texts, found.values))
     least = params.data.min_words
     short = {row for row, text in enumerate(texts) if row not in faults and _num_words(text) < least}
     keep = [row for row in range(len(texts)) if row not in faults and row not in short]
@@ -216,12 +219,33 @@ def _cells(source: Source, column: str | None, read: Callable[[Any], Any], fault
     return values
 
 
+def _unequal(task: Task, texts: Sequence[str | None], labels: Sequence[Any]) -> dict[int, str]:
+    """The rows that have another number of tags than of words."""
+    return {
+        row: f"task {task.name}: {len(tags)} tags for {_num_words(text)} words"
+        for row, (text, tags) in enumerate(zip(texts, labels, strict=True))
+        if text is not None and tags is not None and len(tags) != _num_words(text)
+    }
+
+
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
+    if isinstance(cell, list):
+        return _joined(cell)
     if not isinstance(cell, str):
         raise BadCellError(f"holds a {type(cell).__name__}, not text")
     return normalise(cell)
+
+
+def _joined(words: Sequence[Any]) -> str:
+    """The text of a list of words: with one space between them, so that they can be told apart again."""
+    found = [normalise(each) if isinstance(each, str) else "" for each in words]
+    text = normalise(" ".join(found))
+    if text.split() != found:
+        wrong = next((position for position, each in enumerate(found) if each.split() != [each]), len(found))
+        raise BadCellError(f"holds a list whose word {wrong + 1} is blank, no text, or of several words")
+    return text
 
 
 def _group(cell: Any) -> str | None:

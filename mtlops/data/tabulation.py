@@ -13,7 +13,8 @@ from mtlops.data.selection import Index
 from mtlops.data.sources import Source
 from mtlops.tasks import Task
 
-LABEL_TYPES = {"multilabel": pa.list_(pa.field("element", pa.string())), "regression": pa.float32()}
+_NAMES = pa.list_(pa.field("element", pa.string()))
+LABEL_TYPES = {"multilabel": _NAMES, "tagging": _NAMES, "regression": pa.float32()}
 """Arrow types of labels; any other kind has a string."""
 
 _EXACT = 1 << 53

@@ -42,6 +42,23 @@ class Tokenizer:
         encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts])
         return [encoding.ids for encoding in encoded]
 
+    def word_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Returns (N, W): the position among `ids` of each word's first token, -1 where a word has none.
+
+        Words are what stands between spaces after `normalise`; W is the most that a text has. A word has no token when
+        the text is cut before it, or the tokenizer drops all of its characters; behind a row's last word is -1, too.
+        A task that tags words judges a word at this token (Devlin et al. 2019, section 5.3).
+        """
+        plain = [normalise(text) for text in texts]
+        found = [
+            _first_tokens(text, encoding.offsets, encoding.word_ids)
+            for text, encoding in zip(plain, self._tokenizer.encode_batch(plain), strict=True)
+        ]
+        positions = np.full((len(found), max(map(len, found), default=0)), -1, dtype=np.int64)
+        for row, of_row in enumerate(found):
+            positions[row, : len(of_row)] = of_row
+        return positions
+
     @property
     def vocabulary_size(self) -> int:
         """Token ids are below this number."""
@@ -54,6 +71,33 @@ class Tokenizer:
             return np.zeros(len(texts))
         encoded = self._tokenizer.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
         return np.asarray([e.ids.count(unknown) / max(len(e.ids), 1) for e in encoded], dtype=np.float64)
+
+
+def _first_tokens(text: str, offsets: Sequence[tuple[int, int]], parts: Sequence[int | None]) -> list[int]:
+    """The position of each word's first token.
+
+    A token belongs to the word of its last character: some tokenizers count the space in front of a word as its own.
+    One that is that space alone begins the word, if the tokenizer cuts it from the same part of the text.
+
+    Args:
+        text: after `normalise`.
+        offsets: characters of each token, from and up to.
+        parts: which part of the text, as it was cut before tokens were made, a token comes from; None of a special one.
+    """
+    word_of = np.cumsum([character == " " for character in text])
+    found = [-1] * (int(word_of[-1]) + 1 if text else 0)
+    space: tuple[int, int | None] | None = None
+    for position, ((start, end), part) in enumerate(zip(offsets, parts, strict=True)):
+        if part is None:
+            continue
+        if not text[start:end].strip():
+            space = space or (position, part)
+            continue
+        word = int(word_of[end - 1])
+        if found[word] < 0:
+            found[word] = space[0] if space is not None and space[1] == part else position
+        space = None
+    return found
 
 
 def pad(

@@ -93,6 +93,8 @@ def prediction_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
         return {"prediction.value": Column("prediction", "numeric", outputs.values)}
     assert outputs.probabilities is not None and outputs.labels is not None
     labels = outputs.labels
+    if task.per_word:
+        return _tag_columns(task, outputs)
     if task.kind == "multilabel":
         names: list[str | None] = [_label_set(np.asarray(task.classes)[row]) for row in labels.astype(bool)]
         sure = np.abs(outputs.probabilities - 0.5).min(axis=1) + 0.5
@@ -110,6 +112,30 @@ def prediction_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
     return found
 
 
+def _tag_columns(task: Task, outputs: Outputs) -> dict[str, Column]:
+    """A row's shares of each tag among its words, and the means over its words of confidence: words of a row depend
+    on one another, so that they are no rows of their own.
+    """
+    assert outputs.probabilities is not None and outputs.labels is not None
+    sure = np.where(outputs.labels >= 0, outputs.probabilities.max(axis=-1), 0.0).sum(axis=1)
+    sure = sure / np.maximum((outputs.labels >= 0).sum(axis=1), 1)
+    return {
+        "prediction.confidence": Column("prediction", "numeric", sure),
+        "estimate.accuracy": Column("estimate", "mean", sure),
+        **_shares_of_tags(task, outputs.labels, name="prediction.share", kind="prediction"),
+    }
+
+
+def _shares_of_tags(
+    task: Task, tags: NDArray[np.int64] | NDArray[np.bool_], *, name: str, kind: str
+) -> dict[str, Column]:
+    words = np.maximum((tags >= 0).sum(axis=1), 1)
+    return {
+        f"{name}.{tag}": Column(kind, "numeric", (tags == position).sum(axis=1) / words)
+        for position, tag in enumerate(task.classes)
+    }
+
+
 def chance_of_right(task: Task, outputs: Outputs) -> NDArray[np.float64]:
     """Returns the probability (N,) that each answer is right: of multilabel, that all of its classes are."""
     assert outputs.probabilities is not None and outputs.labels is not None
@@ -123,9 +149,14 @@ def chance_of_right(task: Task, outputs: Outputs) -> NDArray[np.float64]:
 
 
 def label_columns(task: Task, labels: Sequence[Any]) -> dict[str, Column]:
-    """Returns labels, as the data hold them, as a column; a list of classes counts as one word."""
+    """Returns labels, as the data hold them, as a column; a list of classes counts as one word.
+
+    Of a task that tags words: each tag's share of a row's words.
+    """
     if task.kind == "regression":
         return {"label": Column("label", "numeric", np.asarray(labels, dtype=np.float64))}
+    if task.per_word:
+        return _shares_of_tags(task, task.encode(labels).astype(np.int64), name="label.share", kind="label")
     words = [_label_set(label) for label in labels] if task.kind == "multilabel" else [str(label) for label in labels]
     return {"label": Column("label", "categorical", words)}
 
@@ -139,6 +170,8 @@ def quality_columns(task: Task, outputs: Outputs, encoded: NDArray[Any]) -> dict
         return {"quality.absolute_error": Column("quality", "numeric", np.abs(outputs.values - encoded))}
     assert outputs.probabilities is not None and outputs.labels is not None
     shares = np.clip(outputs.probabilities.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
+    if task.per_word:
+        return _tag_quality(shares, outputs.labels.astype(np.int64), encoded)
     if task.kind == "multilabel":
         wanted = encoded.astype(bool)
         loss = -np.log(np.where(wanted, shares, 1.0 - shares)).mean(axis=1)
@@ -150,6 +183,20 @@ def quality_columns(task: Task, outputs: Outputs, encoded: NDArray[Any]) -> dict
         "quality.loss": Column("quality", "numeric", loss),
         "quality.correct": Column("quality", "categorical", np.where(correct, "yes", "no").tolist()),
         "quality.calibration": Column("quality", "categorical", _calibration(chance_of_right(task, outputs), correct)),
+    }
+
+
+def _tag_quality(
+    shares: NDArray[np.float64], answers: NDArray[np.int64], encoded: NDArray[np.int64]
+) -> dict[str, Column]:
+    """The means over a row's judged words of loss and of being right."""
+    judged = (answers >= 0) & (encoded >= 0)
+    of_truth = np.take_along_axis(shares, np.maximum(encoded, 0)[..., None], axis=-1)[..., 0]
+    words = np.maximum(judged.sum(axis=1), 1)
+    loss = np.where(judged, -np.log(np.where(judged, of_truth, 1.0)), 0.0).sum(axis=1) / words
+    return {
+        "quality.loss": Column("quality", "numeric", loss),
+        "quality.accuracy": Column("quality", "numeric", ((answers == encoded) & judged).sum(axis=1) / words),
     }
 
 

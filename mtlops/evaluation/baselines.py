@@ -97,10 +97,9 @@ def _linear(
     task: Task, labels: NDArray[Any], valid_labels: NDArray[Any], parts: Sequence[Any], *, penalties: Sequence[float]
 ) -> Logits:
     """Fits one linear model for each penalty and returns the test logits of the best on the validation rows."""
-    kind = catalog.KINDS[task.kind]
-    measure = catalog.load(kind.metrics)
+    measure = catalog.load(catalog.KINDS[task.kind].metrics)
     fits = [_fit(task, parts[0], labels, penalty) for penalty in penalties]
-    quality = [measure(task, valid_labels, decode(task, fit(parts[1])))[kind.primary] for fit in fits]
+    quality = [measure(task, valid_labels, decode(task, fit(parts[1])))[task.primary] for fit in fits]
     return fits[int(np.argmax(quality))](parts[2])
 
 

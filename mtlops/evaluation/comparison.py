@@ -96,7 +96,7 @@ def compare(
     is_identical = are_identical(ours, theirs, labels)
     mine = measure(task, labels, ours, samples)
     other = mine if is_identical else measure(task, labels, theirs, samples)
-    metric = catalog.KINDS[task.kind].primary
+    metric = task.primary
     noise = 0.0 if is_identical else seed_noise(task, gates, samples.num_samples)
     value, resampled = mine.values[metric] - other.values[metric], mine.resampled[metric] - other.resampled[metric]
     return Change(
@@ -133,5 +133,5 @@ def are_identical(ours: Outputs, theirs: Outputs, labels: NDArray[Any]) -> bool:
         return bool(np.abs(ours.values - theirs.values).max() <= SAME * scale)
     assert ours.probabilities is not None and theirs.probabilities is not None
     assert ours.labels is not None and theirs.labels is not None
-    near = bool(np.abs(ours.probabilities - theirs.probabilities).max() <= SAME)
+    near = bool(np.allclose(ours.probabilities, theirs.probabilities, rtol=0.0, atol=SAME, equal_nan=True))
     return near and bool(np.array_equal(ours.labels, theirs.labels))

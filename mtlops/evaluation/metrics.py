@@ -49,7 +49,7 @@ class Bin:
     """Rows of similar confidence.
 
     Attributes:
-        rows: how many (for multilabel: pairs of row and class).
+        rows: how many (for multilabel: pairs of row and class; for tagging: words).
         predicted: mean confidence; for a regression the mean predicted value.
         observed: share of them that are right; for a regression the mean label.
     """
@@ -68,7 +68,7 @@ def reliability(task: Task, labels: NDArray[Any], outputs: Outputs) -> tuple[Bin
     if outputs.values is not None:
         predicted, observed = outputs.values.astype(np.float64), labels.astype(np.float64)
     else:
-        predicted, observed = (pairs.ravel() for pairs in _confidence(task, labels, outputs))
+        predicted, observed = (pairs.ravel() for pairs in _confidence(task, *of_words(task, labels, outputs)))
     number = _equal_mass_bins(predicted)
     rows = np.bincount(number)
     means = [np.bincount(number, weights=values) / rows for values in (predicted, observed)]
@@ -81,12 +81,22 @@ def confusion(task: Task, labels: NDArray[Any], outputs: Outputs) -> NDArray[np.
     Shapes: (C, C), row = label, column = answer; multilabel (C, 2, 2), [class][in the label][in the answer].
     """
     classes = len(task.classes)
+    labels, outputs = of_words(task, labels, outputs)
     assert outputs.labels is not None
     if task.kind == "multilabel":
         cells = 4 * np.arange(classes) + 2 * labels.astype(np.int64) + outputs.labels.astype(np.int64)
         return np.bincount(cells.ravel(), minlength=4 * classes).reshape(classes, 2, 2)
     cells = labels * classes + outputs.labels
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def of_words(task: Task, labels: NDArray[Any], outputs: Outputs) -> tuple[NDArray[Any], Outputs]:
+    """Returns labels and answers of a task that tags words with one row a word that was judged; others as they are."""
+    if not task.per_word:
+        return labels, outputs
+    assert outputs.labels is not None and outputs.probabilities is not None
+    judged = (labels >= 0) & (outputs.labels >= 0)
+    return labels[judged], Outputs(probabilities=outputs.probabilities[judged], labels=outputs.labels[judged])
 
 
 def _classification(task: Task, labels: NDArray[Any], outputs: Outputs, samples: Resamples) -> dict[str, Floats]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlops import catalog
 from mtlops.decoding import Calibration, decode
 from mtlops.evaluation.bootstrap import Interval, interval, resample_groups
 from mtlops.evaluation.comparison import measure
@@ -106,6 +105,8 @@ def measure_robustness(
 ) -> dict[str, Robustness]:
     """Returns the primary metric under each of `PERTURBATIONS`, on `gates.robustness_rows` of the test rows.
 
+    Nothing for a task that tags words: changed texts have other words.
+
     Shapes: labels: (N,) or (N, C) as `Task.encode` returns them; texts, row_ids, groups: N values.
 
     Args:
@@ -118,6 +119,8 @@ def measure_robustness(
         calibration: from logits to answers.
         gates: number of rows, level, number and seed of the resamples.
     """
+    if task.per_word:
+        return {}
     chosen = np.asarray(_chosen(row_ids, gates.robustness_rows, seed=gates.seed), dtype=np.int64)
     if not len(chosen):
         return {}
@@ -130,7 +133,7 @@ def measure_robustness(
     outputs = [decode(task, part, calibration) for part in np.split(logits, 1 + len(changed))]
     samples = resample_groups([groups[row] for row in chosen], num_samples=gates.resamples, seed=gates.seed)
     before, *after = (measure(task, labels[chosen], part, samples) for part in outputs)
-    primary = catalog.KINDS[task.kind].primary
+    primary = task.primary
     return {
         name: Robustness(
             value=interval(found.values[primary], found.resampled[primary], confidence=gates.confidence),

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlops import catalog
 from mtlops.decoding import Outputs
 from mtlops.evaluation.bootstrap import Interval, resample_groups
 from mtlops.evaluation.comparison import Change, compare, measure
@@ -20,7 +19,7 @@ Intervals = Mapping[str, Interval]
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class is found: rows that carry it, and precision, recall and F1 (0 where undefined)."""
+    """How one class is found: rows (of tags: words) that carry it, and precision, recall and F1 (0 where undefined)."""
 
     rows: int
     precision: float
@@ -90,7 +89,6 @@ def score(
         champion: answers of the champion, where it does this task.
         twin: answers of the task's own model, trained alone.
     """
-    kind = catalog.KINDS[task.kind]
     samples = resample_groups(groups, num_samples=gates.resamples, seed=gates.seed)
     ours = measure(task, labels, model, samples)
     theirs = {name: measure(task, labels, outputs, samples) for name, outputs in baselines.items()}
@@ -101,10 +99,10 @@ def score(
     }
     counts = None if task.kind == "regression" else confusion(task, labels, model)
     return Scores(
-        kind=task.kind, rows=rows, groups=samples.num_groups, primary=kind.primary, floor=gates.floor.get(task.name),
+        kind=task.kind, rows=rows, groups=samples.num_groups, primary=task.primary, floor=gates.floor.get(task.name),
         metrics=ours.intervals(gates.confidence),
         baselines={name: measured.intervals(gates.confidence) for name, measured in theirs.items()},
-        margins={name: ours.minus(measured, kind.primary, gates.confidence) for name, measured in theirs.items()},
+        margins={name: ours.minus(measured, task.primary, gates.confidence) for name, measured in theirs.items()},
         classes={} if counts is None else _classes(task, counts), confusion=counts,
         calibration=reliability(task, labels, model), **against,
     )  # fmt: skip

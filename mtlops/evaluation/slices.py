@@ -136,7 +136,7 @@ def _measure(
     noise: Floats,
 ) -> SliceScores:
     """Measures one slice; labels, answers and samples are those of its rows."""
-    primary, confidence = catalog.KINDS[task.kind].primary, gates.confidence
+    primary, confidence = task.primary, gates.confidence
     value, resampled = _values(task, labels, model, samples)
     metrics = {primary: interval(value, resampled, confidence=confidence)}
     note = _note(task, labels, gates)
@@ -158,7 +158,7 @@ def _note(task: Task, labels: NDArray[Any], gates: Gates) -> str | None:
     if len(labels) < gates.slice_rows:
         return f"too small to judge: {len(labels)} rows, fewer than gates.slice_rows, {gates.slice_rows}"
     if task.kind in ("ordinal", "regression") and (labels == labels[0]).all():
-        return f"all labels are the same: {catalog.KINDS[task.kind].primary} is not defined"
+        return f"all labels are the same: {task.primary} is not defined"
     return None
 
 
@@ -174,10 +174,9 @@ def _primary(task: Task, labels: NDArray[Any], outputs: Outputs, samples: Resamp
     A slice often lacks most classes (posts of one newsgroup have one topic). Macro-F1 over labels and answers would
     then fall to a half by a single wrong answer, since that answer's class counts with an F1 of 0.
     """
-    kind = catalog.KINDS[task.kind]
-    metrics: Metrics = catalog.load(kind.metrics)
-    values = metrics.over(samples, task, labels, outputs)[kind.primary]
-    if kind.primary != "macro_f1" or task.kind == "multilabel":
+    metrics: Metrics = catalog.load(catalog.KINDS[task.kind].metrics)
+    values = metrics.over(samples, task, labels, outputs)[task.primary]
+    if task.primary != "macro_f1" or task.has_label_lists:
         return values
     assert outputs.labels is not None
     one_hot = np.eye(len(task.classes))

@@ -6,7 +6,7 @@ Shape suffixes: B rows, S tokens, P pairs, E embedded rows, T tasks, C widest ta
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +24,16 @@ from mtlops.model.multitask import PairModel
 if TYPE_CHECKING:
     import onnx
 
+    from mtlops.export.rows import RowsGraph
+
 _OUTPUT = ".output"
 
 INPUTS = ("input_ids", "attention_mask", "pair_row", "pair_task", "embed_row")
 """The last one has a default: no row. An embedding costs layers that nobody else needs."""
 OUTPUTS = ("logits", "embedding")
+
+WORD_PAIR, TOKEN_LOGITS = "word_pair", "token_logits"
+"""The further input and output of a suite with tasks that tag words."""
 
 
 class PairsGraph(nn.Module):
@@ -40,6 +45,9 @@ class PairsGraph(nn.Module):
         tasks: the tensors of each task, in order of task positions.
         embedding: which vector of a row is its embedding (`drift.embedding` of params.yaml).
     """
+
+    inputs: tuple[str, ...] = INPUTS
+    outputs: tuple[str, ...] = OUTPUTS
 
     def __init__(self, trunk: Trunk, pairs: PairModel, *, tasks: list[Tensors], embedding: str) -> None:
         super().__init__()
@@ -59,7 +67,7 @@ class PairsGraph(nn.Module):
         Shapes: input_ids and attention_mask (B, S) int64; pair_row and pair_task (P,) int64;
         embed_row (E,) int64, the rows whose embedding is wanted.
         """
-        state_BSV = self.trunk(input_ids, attention_mask, depth=self.pairs.depth, cut=self.pairs.cut)
+        state_BSV = self.pairs.state(self.trunk, input_ids, attention_mask)
         bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
         picked = multitask.pick(bank, pair_task)
         pooled = self.pairs(state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked)
@@ -67,36 +75,73 @@ class PairsGraph(nn.Module):
         return multitask.logits(pooled, picked), self.pairs.embedding(some_ESV, mask_ES, layer=self._embedding)
 
 
-def write_onnx(graph: nn.Module, path: Path, *, opset: int, weights: Path | None = None) -> int:
+class WordsGraph(PairsGraph):
+    """The same with a logit for each token of those pairs whose tasks tag words.
+
+    Which pairs these are says a further input, by default none: the last layer is computed for all tokens of these
+    pairs alone, and every other pair costs what it costs in a suite without such tasks. Which tokens begin words is
+    known to whoever made them (`Tokenizer.word_tokens`).
+    """
+
+    inputs, outputs = (*INPUTS, WORD_PAIR), (*OUTPUTS, TOKEN_LOGITS)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pair_row: Tensor,
+        pair_task: Tensor,
+        embed_row: Tensor,
+        word_pair: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what `PairsGraph` does, and the logits (Q, S, C) of the tokens of some pairs.
+
+        Shapes: those of `PairsGraph.forward`; word_pair (Q,) int64, positions among the pairs.
+        """
+        state_BSV = self.pairs.state(self.trunk, input_ids, attention_mask)
+        bank = {name: getattr(self.bank, attribute) for name, attribute in self._names.items()}
+        picked = multitask.pick(bank, pair_task)
+        pooled_PH, tokens_QSH = self.pairs.pooled_and_tokens(
+            state_BSV.index_select(0, pair_row), attention_mask.index_select(0, pair_row), picked, chosen_Q=word_pair
+        )
+        some_ESV, mask_ES = state_BSV.index_select(0, embed_row), attention_mask.index_select(0, embed_row)
+        embedding = self.pairs.embedding(some_ESV, mask_ES, layer=self._embedding)
+        of_words = {name: picked[name].index_select(0, word_pair) for name in ("head.weight", "head.bias")}
+        return multitask.logits(pooled_PH, picked), embedding, multitask.token_logits(tokens_QSH, of_words)
+
+
+def write_onnx(graph: "PairsGraph | RowsGraph", path: Path, *, opset: int, weights: Path | None = None) -> int:
     """Writes the graph as ONNX, all dimensions dynamic, no trace of this machine in it; returns its number of nodes.
 
     The trunk's large tensors go into `<path>.data` beside it, as ONNX external data, so that a new adapter makes a new
     graph of some hundred kilobytes and leaves those bytes alone. The same graph gives the same bytes.
 
     Args:
-        graph: the whole model: a `PairsGraph`, or a `rows.RowsGraph`.
+        graph: the whole model.
         path: of the graph.
         opset: ONNX operator set.
         weights: external data of another graph of this model in the same folder: what lies there is used, and no
             file of its own is written.
     """
-    rows, tokens, pairs, embedded = (torch.export.Dim(n, min=1) for n in ("rows", "tokens", "pairs", "embedded"))
+    names = ("rows", "tokens", "pairs", "embedded", "words")
+    rows, tokens, pairs, *chosen = (torch.export.Dim(name, min=1) for name in names)
+    further = tuple({0: dim} for dim in chosen[: len(graph.inputs) - 4])
     with _quiet_exporter():
         program = torch.onnx.export(
             graph.eval(),
-            _example(),
+            _example()[: len(graph.inputs)],
             dynamo=True,
             opset_version=opset,
-            input_names=list(INPUTS),
-            output_names=[f"{name}{_OUTPUT}" for name in OUTPUTS],
-            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}, {0: embedded}),
+            input_names=list(graph.inputs),
+            output_names=[f"{name}{_OUTPUT}" for name in graph.outputs],
+            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: pairs}, {0: pairs}, *further),
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
     _strip(proto)
     _name_outputs(proto)
-    _open_bank(proto)
+    _open_bank(proto, optional=graph.inputs[4:])
     return write_graph(proto, path, weights=weights)
 
 
@@ -157,7 +202,15 @@ def _quiet_exporter() -> Iterator[None]:
 
 def _example() -> tuple[Tensor, ...]:
     ids = torch.ones(2, 7, dtype=torch.int64)
-    return ids, torch.ones_like(ids), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 0, 1])
+    some = torch.tensor([0, 1, 0, 1])
+    return (
+        ids,
+        torch.ones_like(ids),
+        torch.tensor([0, 1, 1]),
+        torch.tensor([0, 0, 0]),
+        some,
+        torch.tensor([2, 0, 1, 0, 1]),
+    )
 
 
 def _strip(proto: "onnx.ModelProto") -> None:
@@ -184,19 +237,21 @@ def _strip(proto: "onnx.ModelProto") -> None:
             graph.initializer.extend(kept)
 
 
-def _open_bank(proto: "onnx.ModelProto") -> None:
-    """Gives the last input a default, and declares adapters and heads as such inputs, so that a server can give others.
+def _open_bank(proto: "onnx.ModelProto", *, optional: Sequence[str]) -> None:
+    """Gives some inputs a default, no row, and declares adapters and heads as such inputs: a server can give others.
 
     Sizes that depend on the tasks (how many, the widest bottleneck and head) are left open.
     """
     from onnx import TensorProto, helper
 
-    proto.graph.initializer.append(helper.make_tensor(INPUTS[-1], TensorProto.INT64, [0], []))
+    for name in optional:
+        proto.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [0], []))
     for tensor in _bank(proto):
         sizes = [f"{tensor.name}.{axis}" for axis in range(len(tensor.dims))]
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, sizes))
-    outputs = proto.graph.output[OUTPUTS.index("logits")].type.tensor_type.shape.dim[1]
-    outputs.dim_param = "outputs"
+    for output in proto.graph.output:
+        if output.name in ("logits", TOKEN_LOGITS):
+            output.type.tensor_type.shape.dim[-1].dim_param = "outputs"
 
 
 def _bank(proto: "onnx.ModelProto") -> "list[onnx.TensorProto]":
@@ -215,4 +270,4 @@ def _name_outputs(proto: "onnx.ModelProto") -> None:
 
 
 def _named(name: str) -> str:
-    return f"{name}.inner" if name in OUTPUTS else name.removesuffix(_OUTPUT)
+    return f"{name}.inner" if name in (*OUTPUTS, TOKEN_LOGITS) else name.removesuffix(_OUTPUT)

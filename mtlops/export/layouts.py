@@ -64,6 +64,11 @@ def write_triton(bundle: Bundle, to: Path, *, variant: str = REFERENCE_VARIANT) 
         ArtefactError: the bundle has no such variant.
         UsageError: `to` is there already.
     """
+    if tagging := [task.name for task in bundle.tasks if task.per_word]:
+        raise UsageError(
+            f"{bundle.folder}: task {tagging[0]!r} tags words, whose logits need an input with a default: Triton does "
+            f"not know such. Serve the bundle with `mtlops serve`, or export a suite without this task."
+        )
     file = str(bundle.variant(variant)["file"])
     inputs, outputs = _signature(bundle.folder / file)
     suite = str(bundle.manifest["suite"])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mtlops.errors import ArtefactError
-from mtlops.export.graph import INPUTS, OUTPUTS, PairsGraph
+from mtlops.export.graph import PairsGraph
 from mtlops.export.rows import RowsGraph
 
 if TYPE_CHECKING:
@@ -61,10 +61,12 @@ def _measure(
     mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
     input_ids = random.integers(0, graph.trunk.config.vocab_size, size=(rows, tokens)) * mask
     pair_row, pair_task = random.integers(0, rows, size=pairs), random.integers(0, num_tasks, size=pairs)
-    arrays = (input_ids, mask, pair_row, pair_task, random.integers(0, rows, size=rows))
+    arrays = [input_ids, mask, pair_row, pair_task, random.integers(0, rows, size=rows)]
+    if len(graph.inputs) > len(arrays):
+        arrays.append(random.integers(0, pairs, size=pairs))
     with torch.inference_mode():
         expected = [output.numpy() for output in graph(*map(torch.from_numpy, arrays))]
-    answers = session.run(list(OUTPUTS), dict(zip(INPUTS, arrays, strict=True)))
+    answers = session.run(list(graph.outputs), dict(zip(graph.inputs, arrays, strict=True)))
     # np.max, not max: not-a-number wins.
     error = float(np.max([np.abs(a - e).max() for a, e in zip(answers, expected, strict=True)]))
     return Parity(rows, tokens, pairs, error)

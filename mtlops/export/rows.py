@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtlops.export.graph import INPUTS, OUTPUTS
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.sharing.anatomy import Sharing
@@ -22,6 +23,8 @@ class RowsGraph(nn.Module):
         tasks: the tensors of each task, in order of task positions.
     """
 
+    inputs: tuple[str, ...] = INPUTS
+    outputs: tuple[str, ...] = OUTPUTS
     exit_T: Tensor
 
     def __init__(self, sharing: Sharing, shared: Mapping[str, Tensor], tasks: Sequence[Tensors]) -> None:
@@ -42,7 +45,7 @@ class RowsGraph(nn.Module):
         embed_row (E,) int64, the rows whose embedding is wanted.
         """
         sharing = self._sharing
-        x_BSH = self.trunk(input_ids, attention_mask, depth=sharing.depth, cut=sharing.cut)
+        x_BSH = sharing.state(self.trunk, input_ids, attention_mask)
         rest = {name: getattr(self.rest, attribute) for name, attribute in self._rest.items()}
         exit_P = self.exit_T.index_select(0, pair_task)
         vectors_EBH = sharing.vectors(x_BSH, attention_mask, rest, exit_P)

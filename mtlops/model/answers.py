@@ -7,6 +7,7 @@ file ends with a checksum, so nothing stale or broken is ever read.
 
 import hashlib
 import logging
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -50,21 +51,21 @@ class Answers:
         name.update("\n".join(row_ids).encode())
         return self.folder / f"{name.hexdigest()[:32]}.f32"
 
-    def read(self, path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Returns the logits (N, C) of a file; None when it is not there or damaged."""
+    def read(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Returns the logits (N, C), or (N, W, C) of words, of a file; None when it is not there or damaged."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
         values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-        if len(values) != 4 * shape[0] * shape[1] or _checksum(values) != checksum:
+        if len(values) != 4 * math.prod(shape) or _checksum(values) != checksum:
             logger.warning("%s: is damaged; its logits are computed again.", path)
             return None
         os.utime(path)
         return np.frombuffer(values, dtype="<f4").reshape(shape)
 
     def write(self, path: Path, logits: NDArray[np.float32]) -> None:
-        """Keeps logits (N, C), and of all files the `KEPT` last used ones.
+        """Keeps logits, and of all files the `KEPT` last used ones.
 
         Raises:
             PlatformError: the file cannot be written.

@@ -20,6 +20,8 @@ from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
+from mtlops.model.pooling import mean, with_first
+from mtlops.model.relative import RelativeBias
 from mtlops.params import Model
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,16 @@ _UNADAPTED = Adapter(Sizes(hidden=1, feed_forward=1), (), Model())
 
 
 class Layer(nn.Module):
-    """One transformer block, in two parts: up to a cut, which all tasks share, and from there on."""
+    """One transformer block, in two parts: up to a cut, which all tasks share, and from there on.
 
-    def __init__(self, config: TrunkConfig) -> None:
+    Args:
+        config: sizes.
+        relative: what attention adds for distances, the trunk's one module for all its layers; None without.
+    """
+
+    def __init__(self, config: TrunkConfig, relative: RelativeBias | None = None) -> None:
         super().__init__()
+        self._relative = (relative,)  # In a tuple, so that it is a part of the trunk and not of each layer.
         hidden = config.hidden_size
         self.num_heads = config.num_attention_heads
         self.activation = _ACTIVATIONS[config.activation]
@@ -118,9 +126,9 @@ class Layer(nn.Module):
         key = adapter.projected("key", x_PSH, self.key(x_PSH), at)
         value = adapter.projected("value", x_PSH, self.value(x_PSH), at)
         key, value = adapter.prefixed(key, value, at)
-        mask_PS = functional.pad(at.mask_PS, (n, 0), value=1) if (n := adapter.num_prefixed) else at.mask_PS
         q, k, v = self._split(query), self._split(key), self._split(value)
-        scores_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + attention_bias(mask_PS)
+        asked_PATS = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores_PATS = asked_PATS + self._bias(at.mask_PS, num_asking=q.shape[2], num_prefixed=adapter.num_prefixed)
         context_PATD = torch.softmax(scores_PATS, dim=-1) @ v
         merged: Tensor = self.attention_output(context_PATD.transpose(1, 2).flatten(2))
         return merged
@@ -136,10 +144,23 @@ class Layer(nn.Module):
         query_APD = _one_more(query_P1H.squeeze(1).unflatten(-1, (self.num_heads, -1))).transpose(0, 1)
         asked_PAH = (query_APD @ key_ADH).transpose(0, 1)[:-1] / math.sqrt(key_ADH.shape[1])
         scores_PAS = asked_PAH @ x_PSH.transpose(1, 2) + attention_bias(mask_PS).squeeze(1)
+        (relative,) = self._relative
+        if relative is not None:
+            scores_PAS = scores_PAS + relative(1, mask_PS.shape[1]).squeeze(2)
         seen_PAH = torch.softmax(scores_PAS, dim=-1) @ x_PSH
         context_PAD = (_one_more(seen_PAH).transpose(0, 1) @ value_AHD).transpose(0, 1)[:-1]
         merged: Tensor = self.attention_output((context_PAD.flatten(1) + self.value.bias).unsqueeze(1))
         return merged
+
+    def _bias(self, mask_PS: Tensor, *, num_asking: int, num_prefixed: int = 0) -> Tensor:
+        """What is added to attention scores (P, A or 1, T or 1, S) for padding, and for distances, of which keys that
+        an adapter puts in front have none.
+        """
+        bias = attention_bias(functional.pad(mask_PS, (num_prefixed, 0), value=1) if num_prefixed else mask_PS)
+        (relative,) = self._relative
+        if relative is None:
+            return bias
+        return bias + functional.pad(relative(num_asking, mask_PS.shape[1]), (num_prefixed, 0))
 
     def _feed(self, a_PTH: Tensor, x_PTH: Tensor, at: LayerTensors, adapter: Adapter) -> tuple[Tensor, Tensor]:
         """The feed-forward block's f + x and its input x, before the last norm."""
@@ -167,7 +188,8 @@ class Trunk(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.embeddings_project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.relative_bias = RelativeBias(config.num_attention_heads) if config.family.has_relative_bias else None
+        self.layers = nn.ModuleList(Layer(config, self.relative_bias) for _ in range(config.num_hidden_layers))
         self.eval().requires_grad_(False)
 
     @property
@@ -180,15 +202,22 @@ class Trunk(nn.Module):
         """Sizes of a layer."""
         return Sizes(hidden=self.config.hidden_size, feed_forward=self.config.intermediate_size)
 
-    def forward(self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut) -> Tensor:
+    def forward(
+        self, input_ids_BS: Tensor, mask_BS: Tensor, *, depth: int, cut: Cut, has_first: bool = False
+    ) -> Tensor:
         """Returns layer `depth` up to the cut: what tasks share when no layer below has an adapter.
 
-        Shapes: (B, S, H times `cut.vectors`). Values at padded tokens are finite and meaningless.
+        With `has_first`, `depth` at least 1, the mean of the first layer's output stands in front (`pooling.opened`).
+
+        Shapes: (B, S, H times `cut.vectors`), S + 1 with `has_first`. Values at padded tokens are finite and
+        meaningless.
         """
-        x_BSH = self._embed(input_ids_BS)
-        for layer in self.blocks[:depth]:
+        x_BSH = first_BSH = self._embed(input_ids_BS)
+        for index, layer in enumerate(self.blocks[:depth]):
             x_BSH = layer(x_BSH, mask_BS)
-        return self.blocks[depth].until(cut, x_BSH, mask_BS)
+            first_BSH = x_BSH if index == 0 else first_BSH
+        state_BSV = self.blocks[depth].until(cut, x_BSH, mask_BS)
+        return with_first(state_BSV, mean.pool(first_BSH, mask_BS)) if has_first else state_BSV
 
     def _embed(self, input_ids_BS: Tensor) -> Tensor:
         embedded = self.word_embeddings(input_ids_BS)
@@ -246,7 +275,11 @@ def save_trunk(trunk: Trunk, path: Path) -> None:
         part.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-_EMBEDDING_NAMES = {"embedding_norm": "embeddings.LayerNorm", "embeddings_project": "embeddings_project"}
+_EMBEDDING_NAMES = {
+    "embedding_norm": "embeddings.LayerNorm",
+    "embeddings_project": "embeddings_project",
+    "relative_bias": "encoder.relative_attention_bias",
+}
 
 
 def _names(trunk: Trunk) -> dict[str, str]:

@@ -58,6 +58,26 @@ def ordinal_cross_entropy(logits: Tensor, labels: Tensor, *, class_weight: Tenso
     return per_row if class_weight is None else per_row * class_weight[labels]
 
 
+def word_cross_entropy(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weight: Tensor | None = None
+) -> Tensor:
+    """Returns the mean over a row's words of the softmax cross-entropy: long rows count no more than short ones.
+
+    Shapes: logits (N, W, C), labels (N, W) int64 positions, -1 where there is no word to judge; (N,), 0 without any.
+
+    Args:
+        logits: see above.
+        labels: see above.
+        smoothing: see `cross_entropy`.
+        class_weight: (C,) factor of the loss of a word of each class.
+    """
+    is_judged = labels >= 0
+    per_word = cross_entropy(
+        logits.flatten(0, 1), labels.clamp(min=0).flatten(), smoothing=smoothing, class_weight=class_weight
+    )
+    return _mean_over_words(per_word.view_as(labels), is_judged)
+
+
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the squared error. Shapes: logits (N, 1), labels (N,) float32, both standardised."""
     return (logits[:, 0] - labels).square()
@@ -67,6 +87,20 @@ def softmax_divergence(logits: Tensor, teacher: Tensor, temperature: float) -> T
     """Returns T^2 KL(softmax(teacher / T) || softmax(logits / T))."""
     ours, theirs = (functional.log_softmax(x / temperature, dim=1) for x in (logits, teacher))
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=1)
+
+
+def word_divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Returns the mean over a row's words of `softmax_divergence`; the teacher's logits are not-a-number without word.
+
+    Shapes: both (N, W, C); (N,), 0 without any word.
+    """
+    is_judged = ~teacher.isnan().any(dim=-1)
+    known, ours = (torch.where(is_judged[..., None], x, 0.0).flatten(0, 1) for x in (teacher, logits))
+    return _mean_over_words(softmax_divergence(ours, known, temperature).view_as(is_judged), is_judged)
+
+
+def _mean_over_words(per_word: Tensor, is_judged: Tensor) -> Tensor:
+    return torch.where(is_judged, per_word, 0.0).sum(dim=1) / is_judged.sum(dim=1).clamp(min=1)
 
 
 def sigmoid_divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -6,6 +6,7 @@ task's position. Shape suffixes: T tasks, P pairs, S tokens, H hidden, V values 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,9 +17,20 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
 from mtlops.model.encoders import Trunk
-from mtlops.model.pooling import mean
+from mtlops.model.pooling import Pooling, mean, opened
 from mtlops.params import Model
 from mtlops.tasks import Task
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass over the layers is given beside their input; see `PairModel.forward`."""
+
+    mask_PS: Tensor
+    bank: Mapping[str, Tensor]
+    skipped: Collection[int]
+    penalties: list[Tensor]
+    recompute: bool
 
 
 class PairModel(nn.Module):
@@ -45,13 +57,23 @@ class PairModel(nn.Module):
         self.layers = trunk.blocks[self.depth :]
         positions = range(self.depth, len(trunk.layers))
         self.adapter: Adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)(trunk.sizes, positions, model)
-        self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+        self.pooling: Pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
         self._unadapted = Adapter(trunk.sizes, (), model)
 
     @property
     def cut(self) -> Cut:
         """How far the lowest adapted layer is shared."""
         return self.adapter.cut
+
+    @property
+    def has_first(self) -> bool:
+        """The state brings the first layer's mean along: the pooling reads it, and that layer lies below the cut."""
+        return self.pooling.reads_first and self.depth > 0
+
+    def state(self, trunk: Trunk, input_ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns what the trunk gives at the cut, one line a token; with `has_first` one more in front."""
+        state: Tensor = trunk(input_ids_BS, mask_BS, depth=self.depth, cut=self.cut, has_first=self.has_first)
+        return state
 
     def forward(
         self,
@@ -65,7 +87,7 @@ class PairModel(nn.Module):
     ) -> Tensor:
         """Returns the pooled vector of each pair.
 
-        Shapes: state_PSV: the trunk at the cut, one row a pair; bank: tensors by name with P (or 1) in front;
+        Shapes: state_PSV: what `state` returned, one row a pair; bank: tensors by name with P (or 1) in front;
         result (P, H).
 
         Args:
@@ -77,34 +99,77 @@ class PairModel(nn.Module):
             recompute: keep only each layer's input for the backward pass, which computes the rest again (Chen et al.
                 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174).
         """
-        x, last = state_PSV, len(self.layers) - 1
-        penalties = [] if penalties is None else penalties
-        for index, layer in enumerate(self.layers):
-            position = self.depth + index
-            resume = partial(
-                layer.resume,
-                cut=self.cut if index == 0 else Cut.INPUT,
-                adapter=self._unadapted if position in skipped else self.adapter,
-                at=LayerTensors(_of_layer(bank, position), mask_PS, penalties, layer=position),
-                first_token_only=self.pooling.first_token_only and index == last,
-            )
-            # Nothing in a layer draws random numbers: there is no state of them to keep.
-            x = _recomputed(resume, x, mask_PS) if recompute else resume(x, mask_PS)
-        pooled: Tensor = self.pooling.pool(x, mask_PS)
-        return pooled
+        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute)
+        return self._pooled(self._below_last(state_PSV, one), one)
+
+    def tokens(
+        self,
+        state_PSV: Tensor,
+        mask_PS: Tensor,
+        bank: Mapping[str, Tensor],
+        *,
+        skipped: Collection[int] = (),
+        penalties: list[Tensor] | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Returns the last layer's vector of each token of each pair, (P, S, H). The arguments are those of a call."""
+        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute)
+        return self._last(self._below_last(state_PSV, one)[0], one, first_token_only=False)
+
+    def pooled_and_tokens(
+        self, state_PSV: Tensor, mask_PS: Tensor, bank: Mapping[str, Tensor], *, chosen_Q: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the pooled vector of each pair (P, H), and the vectors of all tokens of some pairs (Q, S, H).
+
+        `chosen_Q`: positions of these among the pairs. Only the last layer is computed apart for them.
+        """
+        one = _Pass(mask_PS, bank, (), [], recompute=False)
+        below = self._below_last(state_PSV, one)
+        some = _Pass(mask_PS.index_select(0, chosen_Q), pick(bank, chosen_Q), (), [], recompute=False)
+        return self._pooled(below, one), self._last(below[0].index_select(0, chosen_Q), some, first_token_only=False)
+
+    def _below_last(self, state_PSV: Tensor, one: _Pass) -> tuple[Tensor, Tensor | None]:
+        """What the last layer reads, and the first layer's mean where it is known by then."""
+        first_PH, x = self._opened(state_PSV)
+        for index in range(len(self.layers) - 1):
+            x = self._run(index, x, one)
+            if self.depth + index == 0 and self.pooling.reads_first:
+                first_PH = mean.pool(x, one.mask_PS)
+        return x, first_PH
+
+    def _last(self, x: Tensor, one: _Pass, *, first_token_only: bool) -> Tensor:
+        return self._run(len(self.layers) - 1, x, one, first_token_only=first_token_only)
+
+    def _pooled(self, below: tuple[Tensor, Tensor | None], one: _Pass) -> Tensor:
+        x = self._last(below[0], one, first_token_only=self.pooling.first_token_only)
+        is_only = self.pooling.reads_first and below[1] is None
+        return self.pooling.over(x, one.mask_PS, mean.pool(x, one.mask_PS) if is_only else below[1])
+
+    def _run(self, index: int, x: Tensor, one: _Pass, *, first_token_only: bool = False) -> Tensor:
+        position = self.depth + index
+        resume = partial(
+            self.layers[index].resume,
+            cut=self.cut if index == 0 else Cut.INPUT,
+            adapter=self._unadapted if position in one.skipped else self.adapter,
+            at=LayerTensors(_of_layer(one.bank, position), one.mask_PS, one.penalties, layer=position),
+            first_token_only=first_token_only,
+        )
+        # Nothing in a layer draws random numbers: there is no state of them to keep.
+        return _recomputed(resume, x, one.mask_PS) if one.recompute else resume(x, one.mask_PS)
 
     def embedding(self, state_BSV: Tensor, mask_BS: Tensor, *, layer: str) -> Tensor:
         """Returns the text vectors (B, H) that drift watches: the mean over tokens of the frozen encoder.
 
         `layer`: `last`, or `cut` for what lies there (`drift.embedding` of params.yaml).
         """
-        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, state_BSV)
+        at_cut = self._opened(state_BSV)[1]
+        x_BSH = self.frozen(state_BSV, mask_BS) if layer == "last" else self.layers[0].settled(self.cut, at_cut)
         vectors: Tensor = mean.pool(x_BSH, mask_BS)
         return vectors
 
     def frozen(self, state_BSV: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk alone, without any adapter."""
-        x_BSH = self.layers[0].resume(state_BSV, mask_BS, cut=self.cut)
+        x_BSH = self.layers[0].resume(self._opened(state_BSV)[1], mask_BS, cut=self.cut)
         for layer in self.layers[1:]:
             x_BSH = layer(x_BSH, mask_BS)
         return x_BSH
@@ -114,6 +179,9 @@ class PairModel(nn.Module):
         tensors = self.adapter.init_task(generator)
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
+
+    def _opened(self, state_PSV: Tensor) -> tuple[Tensor | None, Tensor]:
+        return opened(state_PSV, hidden=self.hidden, has_first=self.has_first)
 
 
 def _recomputed(resume: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask_PS: Tensor) -> Tensor:
@@ -137,6 +205,17 @@ def pick(bank: Mapping[str, Tensor], task_P: Tensor) -> Tensors:
 def logits(pooled_PH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
     """Returns (P, C) logits of the heads; columns beyond a task's own outputs are 0."""
     return (pooled_PH.unsqueeze(1) @ bank["head.weight"]).squeeze(1) + bank["head.bias"]
+
+
+def at_words(x_PSH: Tensor, words_PW: Tensor) -> Tensor:
+    """Returns the vectors (P, W, H) of the tokens at which words are judged; of a word without token (-1) anything."""
+    index_PWH = words_PW.clamp(min=0).unsqueeze(-1).expand(-1, -1, x_PSH.shape[-1])
+    return x_PSH.gather(1, index_PWH)
+
+
+def token_logits(x_PSH: Tensor, bank: Mapping[str, Tensor]) -> Tensor:
+    """Returns (P, S, C) logits of the heads for each token; columns beyond a task's own outputs are 0."""
+    return x_PSH @ bank["head.weight"] + bank["head.bias"].unsqueeze(1)
 
 
 _PADDED = ("down", "down_bias", "up", "_a", "_b")

@@ -20,6 +20,7 @@ from mtlops.model.sharing.anatomy import Sharing, make
 from mtlops.model.trained import TrainedModel, load_model
 from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
+from mtlops.tasks import Task
 
 _ROWS = 128
 _TEXTS = 32
@@ -108,17 +109,54 @@ class Backbone:
 
     @torch.inference_mode()
     def logits(
-        self, row_ids: Sequence[str], tensors: Mapping[str, Tensor], *, skipped: Collection[int] = ()
+        self,
+        row_ids: Sequence[str],
+        tensors: Mapping[str, Tensor],
+        *,
+        words: NDArray[np.int64] | None = None,
+        skipped: Collection[int] = (),
     ) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) for cached rows; `tensors` as `Adapter.bank` returns them.
 
-        The adapters of `skipped` layers are left out.
+        The adapters of `skipped` layers are left out. With `words` (N, W), as `Tokenizer.word_tokens` returns them, it
+        is (N, W, C): not-a-number where a row has no such word.
         """
         bank = self._bank(tensors)
+        if words is not None:
+
+            def answer(state: Tensor, mask_PS: Tensor, words_PW: Tensor) -> Tensor:
+                x_PSH = self.pairs.tokens(state, mask_PS, bank, skipped=skipped)
+                return multitask.token_logits(multitask.at_words(x_PSH, words_PW), bank)
+
+            return self._of_words(row_ids, words, answer, width=tensors["head.bias"].shape[0])
         result = np.empty((len(row_ids), tensors["head.bias"].shape[0]), dtype=np.float32)
         for rows in self._batches(row_ids):
             pooled = self.pairs(*self.batch([row_ids[i] for i in rows]), bank, skipped=skipped)
             result[rows] = multitask.logits(pooled, bank).float().cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def frozen_word_vectors(self, row_ids: Sequence[str], *, words: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns what the frozen trunk makes of each word of cached rows, (N, W, H); see `logits`."""
+
+        def answer(state: Tensor, mask_PS: Tensor, words_PW: Tensor) -> Tensor:
+            return multitask.at_words(self.pairs.frozen(state, mask_PS), words_PW)
+
+        return self._of_words(row_ids, words, answer, width=self.pairs.hidden)
+
+    def _of_words(
+        self,
+        row_ids: Sequence[str],
+        words: NDArray[np.int64],
+        answer: Callable[[Tensor, Tensor, Tensor], Tensor],
+        *,
+        width: int,
+    ) -> NDArray[np.float32]:
+        result = np.full((*words.shape, width), np.nan, dtype=np.float32)
+        for rows in self._batches(row_ids):
+            words_PW = torch.from_numpy(words[rows]).to(self.device)
+            found = answer(*self.batch([row_ids[i] for i in rows]), words_PW).float().cpu().numpy()
+            result[rows] = np.where(words[rows][..., None] >= 0, found, np.nan)
         return result
 
     @torch.inference_mode()
@@ -150,7 +188,7 @@ class Backbone:
             input_ids, mask = (torch.from_numpy(array).to(self.device) for array in arrays)
             state = input_ids
             if not self._reads_ids:
-                state = self.cache.trunk(input_ids, mask, depth=self.above.depth, cut=self.above.cut)
+                state = self.above.state(self.cache.trunk, input_ids, mask)
             found |= dict(zip(batch, answer(state, mask), strict=True))
         return np.stack([found[tokens] for tokens in ids])
 
@@ -281,6 +319,7 @@ class Predictor:
     def logits(self, texts: Sequence[str], row_ids: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) float32, read only; `row_ids` name the texts in the cache.
 
+        A task that tags words has (N, W, C): not-a-number where a row has no such word, or its text is cut before it.
         Asked again for the same rows, it answers from memory, or with what any process computed with the same tensors,
         code and number of threads: several measurements and steps look at the test rows.
         """
@@ -288,7 +327,8 @@ class Predictor:
         if key not in self._logits:
             tensors = self.model.tensors[task]
             path = self._answers.path({**self.model.shared, **tensors}, row_ids)
-            known = self._answers.read(path, (len(row_ids), tensors["head.bias"].shape[0]))
+            num_words = self._words(texts).shape[1:] if self._task(task).per_word else ()
+            known = self._answers.read(path, (len(row_ids), *num_words, tensors["head.bias"].shape[0]))
             if known is None:
                 known = self.computed_logits(texts, row_ids, task)
                 self._answers.write(path, known)
@@ -300,8 +340,9 @@ class Predictor:
         """Returns one task's logits (N, C) float32, computed now, whatever is known already."""
         self.backbone.fill(row_ids, texts)
         tensors = self.model.tensors[task]
+        words = self._words(texts) if self._task(task).per_word else None
         if self.model.model.sharing == "adapters":
-            return self.backbone.logits(row_ids, tensors)
+            return self.backbone.logits(row_ids, tensors, words=words)
         return self.backbone.shared_logits(row_ids, tensors, shared=self.model.shared, task=task)
 
     def logits_of_texts(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
@@ -327,6 +368,17 @@ class Predictor:
     def embedding_digest(self, layer: str) -> str:
         """Names what `embeddings` depends on beside the texts; those of two models compare where it is the same."""
         return self.backbone.embedding_digest(self.model.shared, layer=layer)
+
+    def frozen_words(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Returns the frozen trunk's vectors (N, W, H) float32 of words; not-a-number where a row has no such word."""
+        self.backbone.fill(row_ids, texts)
+        return self.backbone.frozen_word_vectors(row_ids, words=self._words(texts))
+
+    def _words(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        return self.backbone.tokenizer.word_tokens(texts)
+
+    def _task(self, name: str) -> Task:
+        return next(task for task in self.model.tasks if task.name == name)
 
     def pooled(self, texts: Sequence[str], row_ids: Sequence[str]) -> NDArray[np.float32]:
         """Returns mean-pooled vectors (N, H) float32 of the trunk as it was before any training."""

@@ -45,9 +45,17 @@ def unit_tensors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 
 
 def importance(
-    task: Task, tensors: Tensors, backbone: Backbone, *, row_ids: Sequence[str], labels: NDArray[Any]
+    task: Task,
+    tensors: Tensors,
+    backbone: Backbone,
+    *,
+    row_ids: Sequence[str],
+    labels: NDArray[Any],
+    words: NDArray[np.int64] | None = None,
 ) -> Scores:
     """Returns how much each unit matters to a task on labelled rows that are in the backbone's cache.
+
+    `words`, of a task that tags them: as `Tokenizer.word_tokens` returns them; words without a token do not count.
 
     It is the mean over rows of |dL/dg|, L the row's loss and g = 1 a gate on the unit's output: to first order the
     change of the loss without the unit.
@@ -63,9 +71,15 @@ def importance(
         # The loss depends on the gate through the unit's row of the way out alone: dL/dg = <dL/du, u>. A copy of that
         # tensor for each text gives the gradient of each text.
         copies = {name: bank[name].expand(len(rows), -1, -1).clone().requires_grad_() for name in ways_out}
-        pooled_PH = backbone.pairs(*backbone.batch([row_ids[i] for i in rows]), bank | copies)
-        targets = torch.from_numpy(labels[rows]).to(backbone.device)
-        loss(multitask.logits(pooled_PH, bank), targets).sum().backward()
+        batch = backbone.batch([row_ids[i] for i in rows])
+        if words is None:
+            logits, targets = multitask.logits(backbone.pairs(*batch, bank | copies), bank), labels[rows]
+        else:
+            x_PSH = backbone.pairs.tokens(*batch, bank | copies)
+            words_PW = torch.from_numpy(words[rows]).to(backbone.device)
+            logits = multitask.token_logits(multitask.at_words(x_PSH, words_PW), bank)
+            targets = np.where(words[rows] >= 0, labels[rows], -1)
+        loss(logits, torch.from_numpy(targets).to(backbone.device)).sum().backward()
         for name, copy_PRH in copies.items():
             assert copy_PRH.grad is not None
             sums[name] += (copy_PRH.grad * copy_PRH.detach()).sum(-1).abs().double().sum(0).cpu()

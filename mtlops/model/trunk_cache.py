@@ -5,7 +5,8 @@ its length calls for (padded with copies), because matrix products of another sh
 So a warm cache, a cold one and one filled by another run give the same bits.
 
 Below one folder per (trunk, tokenizer, cut, length limit, kind of device, precision) lie `shards.Shards`: a line a
-token, and in `pooled` the trunk's mean-pooled vector of those rows that somebody asked it for.
+token, before them one with the first layer's mean where the pooling reads it, and in `pooled` the trunk's mean-pooled
+vector of those rows that somebody asked it for.
 """
 
 import hashlib
@@ -60,7 +61,8 @@ class TrunkCache:
         identity: str,
         precision: str = "float32",
     ) -> None:
-        what = f"{_LAYOUT}/{identity}/{precision}/{pairs.depth}/{pairs.cut.name}/{trunk.config}"
+        first = "/first" if pairs.has_first else ""
+        what = f"{_LAYOUT}/{identity}/{precision}/{pairs.depth}/{pairs.cut.name}{first}/{trunk.config}"
         self._root = folder
         self.folder = folder / f"trunk-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
         self.trunk, self._pairs, self._tokenizer = trunk, pairs, tokenizer
@@ -76,7 +78,7 @@ class TrunkCache:
 
     def length(self, row_id: str) -> int:
         """Returns the number of tokens of a row that `fill` has seen."""
-        return self._tokens.length(row_id)
+        return self._tokens.length(row_id) - self._num_in_front
 
     def fill(self, row_ids: Sequence[str], texts: Sequence[str]) -> None:
         """Computes the rows that are missing; killed at any moment, finished shards stay."""
@@ -89,12 +91,15 @@ class TrunkCache:
         for shard in _shards([len(tokens) for tokens in ids]):
             rows = [i for batch in shard for i in batch]
             values = (of_row for batch in shard for of_row in self._compute([ids[i] for i in batch]))
-            self._tokens.write([(names[i], len(ids[i])) for i in rows], values)
+            self._tokens.write([(names[i], len(ids[i]) + self._num_in_front) for i in rows], values)
             progress.add(len(rows))
         self.rows_computed += len(names)
 
     def batch(self, row_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns the values and mask of some rows, padded to the longest: (B, S, V) float32 and (B, S) int64."""
+        """Returns the state and mask of some rows, padded to the longest: (B, S, V) float32 and (B, S) int64.
+
+        The state is as `state` of what lies above gives it: where it has the first layer's mean, (B, 1 + S, V).
+        """
         return self._padded(row_ids, max(map(self.length, row_ids)))
 
     def pooled(self, row_ids: Sequence[str]) -> NDArray[np.float32]:
@@ -118,12 +123,12 @@ class TrunkCache:
         return evict(sorted(self._root.glob("trunk-*")), limit_bytes=limit_bytes, keep=used)
 
     def _padded(self, row_ids: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
-        values = np.zeros((len(row_ids), longest, self._width), dtype=np.float32)
+        values = np.zeros((len(row_ids), longest + self._num_in_front, self._width), dtype=np.float32)
         mask = np.zeros((len(row_ids), longest), dtype=np.int64)
         for row, row_id in enumerate(row_ids):
             lines = self._tokens.lines(row_id)
             values[row, : len(lines)] = lines
-            mask[row, : len(lines)] = 1
+            mask[row, : len(lines) - self._num_in_front] = 1
         return torch.from_numpy(values), torch.from_numpy(mask)
 
     @torch.inference_mode()
@@ -132,9 +137,9 @@ class TrunkCache:
         full: list[Sequence[int]] = [*_filled_up(ids, length)]
         arrays = pad(full, pad_id=self._tokenizer.pad_id, length=length)
         input_ids, mask = (torch.from_numpy(array).to(self._device) for array in arrays)
-        values = self.trunk(input_ids, mask, depth=self._pairs.depth, cut=self._pairs.cut).float().cpu().numpy()
+        values = self._pairs.state(self.trunk, input_ids, mask).float().cpu().numpy()
         for row, tokens in enumerate(ids):
-            yield values[row, : len(tokens)]
+            yield values[row, : len(tokens) + self._num_in_front]
 
     @torch.inference_mode()
     def _pool(self, row_ids: list[str]) -> Iterator[NDArray[np.float32]]:
@@ -143,6 +148,11 @@ class TrunkCache:
         vectors = mean.pool(self._pairs.frozen(values, mask), mask).float().cpu().numpy()
         for row in range(len(row_ids)):
             yield vectors[row : row + 1]
+
+    @property
+    def _num_in_front(self) -> int:
+        """Lines of a row before those of its tokens."""
+        return int(self._pairs.has_first)
 
     @property
     def _device(self) -> torch.device:

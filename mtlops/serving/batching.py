@@ -52,12 +52,23 @@ class Work:
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """A row of a work: its tokens, where the logits of its tasks begin in those of the pass, and its embedding."""
+    """A row of a work.
+
+    Attributes:
+        work: see above.
+        ids: its tokens.
+        words: the tokens of its words (W,), where a task is asked for that tags them.
+        at: where the logits of its tasks begin in those of the pass.
+        vector: its embedding.
+        of_words: the logits (W, C) of its words by position of a task.
+    """
 
     work: Work
     ids: Sequence[int]
+    words: NDArray[np.int64] | None = None
     at: int = 0
     vector: NDArray[np.float32] | None = None
+    of_words: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Batcher:
@@ -204,9 +215,7 @@ class Batcher:
             pair_row = [i for i, row in enumerate(group) for _ in row.work.question.positions]
             pair_task = [position for row in group for position in row.work.question.positions]
             embed_row = [i for i, row in enumerate(group) if row.work.with_embedding]
-            found, embeddings = group[0].work.runtime.compute(
-                [row.ids for row in group], pair_row, pair_task, embed_row=embed_row
-            )
+            found, embeddings = _computed(group, pair_row, pair_task, embed_row)
             parts.append(found)
             for i, vector in zip(embed_row, embeddings, strict=True):
                 group[i].vector = vector
@@ -216,14 +225,36 @@ class Batcher:
         _tell(works, _answers(works, rows, logits=logits, begun=begun))
 
 
+def _computed(
+    group: Sequence[_Row], pair_row: Sequence[int], pair_task: Sequence[int], embed_row: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logits of all pairs and the embeddings of some rows; logits of words go to their rows."""
+    runtime, ids = group[0].work.runtime, [row.ids for row in group]
+    words = {
+        pair: tokens
+        for pair, (row, task) in enumerate(zip(pair_row, pair_task, strict=True))
+        if runtime.tasks[task].per_word and (tokens := group[row].words) is not None
+    }
+    if not words:
+        return runtime.compute(ids, pair_row, pair_task, embed_row=embed_row)
+    logits, embeddings, of_words = runtime.compute_words(ids, pair_row, pair_task, words=words, embed_row=embed_row)
+    for pair, found in of_words.items():
+        group[pair_row[pair]].of_words[pair_task[pair]] = found
+    return logits, embeddings
+
+
 def _rows(works: list[Work]) -> Iterator[_Row]:
     """The rows of all works as token ids; their texts are tokenised together."""
     texts = [text for work in works for text in work.question.texts or ()]
     tokens = iter(works[0].runtime.tokenizer.ids(texts) if texts else ())
     for work in works:
-        ids = work.question.ids if work.question.ids is not None else [next(tokens) for _ in work.question.texts or ()]
-        for row in ids:
-            yield _Row(work, row)
+        asked, tasks = work.question, work.runtime.tasks
+        ids = asked.ids if asked.ids is not None else [next(tokens) for _ in asked.texts or ()]
+        if asked.texts is not None and any(tasks[position].per_word for position in asked.positions):
+            words = work.runtime.tokenizer.word_tokens(asked.texts)
+            yield from (_Row(work, row, of_row) for row, of_row in zip(ids, words, strict=True))
+        else:
+            yield from (_Row(work, row) for row in ids)
 
 
 def _groups(rows: list[_Row], *, most: int) -> Iterator[list[_Row]]:
@@ -244,7 +275,11 @@ def _answers(works: list[Work], rows: Sequence[_Row], *, logits: NDArray[np.floa
     for row in rows:
         for i, position in enumerate(row.work.question.positions):
             of_task.setdefault(position, []).append(row.at + i)
-    decoded = {position: runtime.decode(position, logits[pairs]) for position, pairs in of_task.items()}
+    decoded = {
+        position: runtime.decode(position, _word_logits(rows, position) if runtime.tasks[position].per_word
+                                 else logits[pairs])
+        for position, pairs in of_task.items()
+    }  # fmt: skip
     taken, seen = dict.fromkeys(decoded, 0), 0
     for work in works:
         count, outputs = work.question.num_rows, {}
@@ -256,6 +291,15 @@ def _answers(works: list[Work], rows: Sequence[_Row], *, logits: NDArray[np.floa
         vectors = [row.vector for row in rows[seen : seen + count] if row.vector is not None]
         seen += count
         yield Answer(runtime, outputs, np.stack(vectors) if vectors else None, Turn(work.arrived, begun, ended))
+
+
+def _word_logits(rows: Sequence[_Row], position: int) -> NDArray[np.float32]:
+    """The logits (N, W, C) of the words of all rows that ask for a task, not-a-number behind a row's last word."""
+    parts = [row.of_words[position] for row in rows if position in row.of_words]
+    found = np.full((len(parts), max(map(len, parts)), parts[0].shape[1]), np.nan, dtype=np.float32)
+    for row, part in enumerate(parts):
+        found[row, : len(part)] = part
+    return found
 
 
 def _refuse(works: Sequence[Work], status: int, reason: str, *, retry_after_seconds: int | None = None) -> None:

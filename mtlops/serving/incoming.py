@@ -271,6 +271,12 @@ def _of_tasks(found: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Output
 
 
 def _of_task(found: Mapping[str, Tensor], task: Task) -> Outputs | None:
+    if task.per_word:
+        if f"{task.name}.tags" in found:
+            raise bad(
+                f"output '{task.name}.tags': the answers of tasks that tag words are not taken from other servers."
+            )
+        return None
     if task.kind == "regression":
         value = found.get(f"{task.name}.value")
         return None if value is None else Outputs(values=_numbers(value, columns=None))
@@ -322,6 +328,8 @@ def _of_pairs(logits: Tensor, asked: _Asked | None, runtime: Runtime) -> dict[st
         of_task = tasks == position
         if rows[of_task].tolist() != list(range(asked.num_rows)):
             raise bad(f"input 'pair_row': task {position} must have every row once, in order, to be logged.")
+        if runtime.tasks[position].per_word:
+            raise bad(f"input 'pair_task': task {position} tags words: its answers are not taken from other servers.")
         if values.shape[1] < runtime.tasks[position].num_outputs:
             raise bad(f"output 'logits': has {values.shape[1]} columns, too few for task {position}.")
         found[runtime.tasks[position].name] = runtime.decode(position, values[of_task])

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlops.decoding import Outputs
+from mtlops.serving.description import label_names
 from mtlops.serving.questions import Answer, Question
-from mtlops.serving.runtime import Runtime, label_names
+from mtlops.serving.runtime import Runtime
 from mtlops.tasks import Task
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def _add(columns: dict[str, list[Any]], record: Record, statistics: _Statistics 
     texts = record.watched_texts
     for position, (name, outputs) in enumerate(record.outputs.items()):
         task, bundle_id = served[name].task, served[name].bundle_id
-        shares, values = outputs.probabilities, outputs.values
-        count = len(values if values is not None else shares)  # type: ignore[arg-type]
+        count = len(outputs.values if outputs.values is not None else outputs.probabilities)  # type: ignore[arg-type]
         nothing = [None] * count
         is_first = position == 0 and record.role != "shadow"
         of_rows: dict[str, Iterable[Any]] = {
@@ -132,8 +132,8 @@ def _add(columns: dict[str, list[Any]], record: Record, statistics: _Statistics 
             "bundle_id": [bundle_id] * count,
             "role": ["canary" if bundle_id != record.runtime.bundle_id else record.role] * count,
             "label": _labels(task, outputs, count),
-            "probabilities": nothing if shares is None else shares,
-            "value": nothing if values is None else values.tolist(),
+            "probabilities": _probabilities(task, outputs, count),
+            "value": _values(task, outputs, count),
             "statistics": [(statistics[0], row) for row in statistics[1]] if is_first and statistics else nothing,
             "embedding": record.embeddings if is_first and record.embeddings is not None else nothing,
             "text": texts if is_first and texts and with_text else nothing,
@@ -143,10 +143,31 @@ def _add(columns: dict[str, list[Any]], record: Record, statistics: _Statistics 
 
 
 def _labels(task: Task, outputs: Outputs, count: int) -> list[list[str] | None]:
-    if outputs.labels is None or task.kind == "multilabel":
+    if outputs.labels is None or task.has_label_lists:
         return [label_names(task, outputs, row) for row in range(count)]
     names = [[name] for name in task.classes]
     return [names[label] for label in outputs.labels.tolist()]
+
+
+def _probabilities(task: Task, outputs: Outputs, count: int) -> Iterable[Any]:
+    """In class order; of a task that tags words each tag's share of the row's words."""
+    if task.per_word:
+        assert outputs.labels is not None
+        is_tag = outputs.labels[..., None] == np.arange(len(task.classes))
+        shares = is_tag.sum(axis=1) / np.maximum((outputs.labels >= 0).sum(axis=1), 1)[:, None]
+        return [*shares.astype(np.float32)]
+    return [None] * count if outputs.probabilities is None else outputs.probabilities
+
+
+def _values(task: Task, outputs: Outputs, count: int) -> Sequence[float | None]:
+    """Of a regression; of a task that tags words the mean confidence, None for a row without words."""
+    if task.per_word:
+        assert outputs.labels is not None and outputs.probabilities is not None
+        is_word = outputs.labels >= 0
+        sure = np.where(is_word, outputs.probabilities.max(axis=-1), 0.0).sum(axis=1)
+        words = is_word.sum(axis=1).tolist()
+        return [float(total) / number if number else None for total, number in zip(sure, words, strict=True)]
+    return [None] * count if outputs.values is None else outputs.values.tolist()
 
 
 def _statistics(records: Sequence[Record]) -> list[_Statistics | None]:

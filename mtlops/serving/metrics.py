@@ -5,8 +5,9 @@ from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from mtlops.serving.description import label_names
 from mtlops.serving.questions import Answer
-from mtlops.serving.runtime import Runtime, label_names
+from mtlops.serving.runtime import Runtime
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

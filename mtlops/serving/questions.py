@@ -1,7 +1,8 @@
 """What a request asks of the model, and the answer as tensors: the same for REST and gRPC.
 
 Inputs: `text` BYTES [N], or `input_ids` and `attention_mask` INT64 [N, S].
-Outputs: for each task `<task>.label` BYTES [N] and `<task>.probabilities` FP32 [N, C], or `<task>.value` FP32 [N];
+Outputs: for each task `<task>.label` BYTES [N] and `<task>.probabilities` FP32 [N, C], or `<task>.value` FP32 [N], or,
+where it tags words, `<task>.tags` BYTES [N], a JSON object each (`description.describe_tags`), for texts only;
 `embedding` FP32 [N, H] only when it is named.
 """
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from mtlops.catalog import suggest
 from mtlops.decoding import Outputs
 from mtlops.errors import UsageError
+from mtlops.serving.description import describe_tags, label_names
 from mtlops.serving.limits import Limits
 from mtlops.serving.refusal import Refusal, bad
-from mtlops.serving.runtime import EMBEDDING, Runtime, label_names
+from mtlops.serving.runtime import EMBEDDING, Runtime
 from mtlops.serving.tensors import Tensor
 from mtlops.tasks import Task
 
@@ -118,6 +120,12 @@ def question(
         )
     positions = wanted_positions(runtime, parameters.get("tasks"), where="parameters.tasks")
     names, positions = _wanted_outputs(runtime, outputs, positions)
+    tagging = [runtime.tasks[position].name for position in positions if runtime.tasks[position].per_word]
+    if tagging and texts is None:
+        raise bad(
+            f"inputs: task {tagging[0]!r} tags words, which token ids do not show. Send 'text', or name other tasks in "
+            f"parameters.tasks."
+        )
     found = Question(
         check_id(request_id), texts, ids, positions, names, _timeout(parameters.get("timeout"), limits)
     )  # fmt: skip
@@ -195,7 +203,7 @@ def output_names(runtime: Runtime, positions: Sequence[int]) -> tuple[str, ...]:
 def answer_tensors(asked: Question, answer: Answer) -> list[Tensor]:
     """Returns the wanted outputs."""
     tasks = {task.name: task for task in answer.runtime.tasks}
-    return [_tensor(name, tasks, answer) for name in asked.outputs]
+    return [_tensor(name, tasks, answer, asked) for name in asked.outputs]
 
 
 def metadata(runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -206,6 +214,9 @@ def metadata(runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any
     for task in runtime.tasks:
         if task.kind == "regression":
             outputs += [{"name": f"{task.name}.value", "datatype": "FP32", "shape": [-1]}]
+            continue
+        if task.per_word:
+            outputs += [{"name": f"{task.name}.tags", "datatype": "BYTES", "shape": [-1]}]
             continue
         outputs += [
             {"name": f"{task.name}.label", "datatype": "BYTES", "shape": [-1]},
@@ -218,16 +229,20 @@ def metadata(runtime: Runtime) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def _outputs_of(task: Task) -> tuple[str, ...]:
-    names = ("value",) if task.kind == "regression" else ("label", "probabilities")
+    names = ("value",) if task.kind == "regression" else ("tags",) if task.per_word else ("label", "probabilities")
     return tuple(f"{task.name}.{name}" for name in names)
 
 
-def _tensor(name: str, tasks: Mapping[str, Task], answer: Answer) -> Tensor:
+def _tensor(name: str, tasks: Mapping[str, Task], answer: Answer, asked: Question) -> Tensor:
     if name == EMBEDDING:
         assert answer.embeddings is not None
         return Tensor(name, "FP32", answer.embeddings.shape, answer.embeddings)
     task_name, _, what = name.rpartition(".")
     task, outputs = tasks[task_name], answer.outputs[task_name]
+    if what == "tags":
+        assert asked.texts is not None
+        rows = [describe_tags(task, outputs, row, text=text) for row, text in enumerate(asked.texts)]
+        return Tensor(name, "BYTES", (len(rows),), [json.dumps(row, ensure_ascii=False) for row in rows])
     if what == "label":
         assert outputs.labels is not None
         labels = [label_names(task, outputs, row) or [] for row in range(len(outputs.labels))]

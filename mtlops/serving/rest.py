@@ -12,11 +12,12 @@ import orjson
 from mtlops import __version__
 from mtlops.serving import tensors
 from mtlops.serving.asgi import Application, Handler, Request, Response, as_json, check_token, no_such, parse_json
+from mtlops.serving.description import describe
 from mtlops.serving.limits import Limits
 from mtlops.serving.log_rows import Feedback
 from mtlops.serving.questions import Question, answer_tensors, check_id, metadata, plain_question, question
 from mtlops.serving.refusal import Refusal, bad
-from mtlops.serving.runtime import Runtime, describe
+from mtlops.serving.runtime import Runtime
 from mtlops.serving.service import Answered, Service
 from mtlops.serving.tensors import Tensor
 from mtlops.serving.tracing import PARENT_HEADERS
@@ -234,6 +235,8 @@ def _label(entry: Any, where: str, tasks: dict[str, Task]) -> Feedback:
     if not isinstance(task_name, str) or task_name not in tasks:
         raise bad(f"{where}: task {task_name!r} is not served; {', '.join(tasks)} are.")
     task, now = tasks[task_name], datetime.now(UTC)
+    if task.per_word:
+        raise bad(f"{where}: task {task.name!r} tags words: late labels are for tasks with one answer to a text.")
     if task.kind == "regression":
         value = entry.get("value", entry.get("label"))
         if not isinstance(value, int | float) or isinstance(value, bool):

@@ -31,6 +31,9 @@ _NOTHING = np.zeros((0, 0), dtype=np.float32)
 EMBEDDING = "embedding"
 """The graph's output of one vector (H,) a row, which drift watches."""
 
+TOKEN_LOGITS = "token_logits"  # noqa: S105 - tokens of a text
+"""The graph's output of logits (C,) for each token of pairs whose tasks tag words."""
+
 PAIRS = 32
 """(row, task) pairs of one pass: its memory grows with them, about 1 MB each with 384 numbers and 64 tokens."""
 
@@ -165,8 +168,12 @@ class Runtime:
         if not texts:
             raise UsageError("no text to predict from. Give at least one.")
         input_ids, mask = pad(self._tokenizer.ids(texts), pad_id=self._tokenizer.pad_id)
-        logits = run(self, input_ids, mask, wanted)
-        return {self.tasks[position].name: self.decode(position, logits[i]) for i, position in enumerate(wanted)}
+        plain = [position for position in wanted if not self.tasks[position].per_word]
+        logits = dict(zip(plain, run(self, input_ids, mask, plain), strict=True)) if plain else {}
+        if tagging := [position for position in wanted if self.tasks[position].per_word]:
+            words = self._tokenizer.word_tokens(texts)
+            logits |= dict(zip(tagging, run_words(self, input_ids, mask, tagging, words=words), strict=True))
+        return {self.tasks[position].name: self.decode(position, logits[position]) for position in wanted}
 
     def compute(
         self,
@@ -190,13 +197,55 @@ class Runtime:
                 own = [place[row] for row in pair_row[at : at + PAIRS]]
                 parts.append(self.compute([ids[row] for row in rows], own, pair_task[at : at + PAIRS])[0])
             return np.concatenate(parts), self._embed([ids[row] for row in embed_row])
+        found = self.run(
+            ["logits", *([EMBEDDING] if embed_row else [])], self._feeds(ids, pair_row, pair_task, embed_row)
+        )
+        return found[0], found[1] if embed_row else _NOTHING
+
+    def compute_words(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        *,
+        words: Mapping[int, NDArray[np.int64]],
+        embed_row: Sequence[int] = (),
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[int, NDArray[np.float32]]]:
+        """Returns what `compute` does, and for the pairs that `words` names the logits (W, C) of each word.
+
+        The logits of these pairs among all others mean nothing.
+
+        Shapes: words: position of a pair -> (W,) tokens of its row's words, as `Tokenizer.word_tokens` returns them.
+        """
+        logits, of_words = [], dict[int, NDArray[np.float32]]()
+        for at in range(0, len(pair_row), PAIRS):
+            rows = sorted(set(pair_row[at : at + PAIRS]))
+            place = {row: position for position, row in enumerate(rows)}
+            wanted = [pair for pair in words if at <= pair < at + PAIRS]
+            feeds = self._feeds(
+                [ids[row] for row in rows], [place[row] for row in pair_row[at : at + PAIRS]],
+                pair_task[at : at + PAIRS],
+            )  # fmt: skip
+            found, tokens = self.run(
+                ["logits", TOKEN_LOGITS], {**feeds, "word_pair": _int64([pair - at for pair in wanted])}
+            )
+            logits.append(found)
+            of_words |= {
+                pair: at_words(one[None], words[pair][None])[0] for pair, one in zip(wanted, tokens, strict=True)
+            }
+        return np.concatenate(logits), self._embed([ids[row] for row in embed_row]), of_words
+
+    def _feeds(
+        self,
+        ids: Sequence[Sequence[int]],
+        pair_row: Sequence[int],
+        pair_task: Sequence[int],
+        embed_row: Sequence[int] = (),
+    ) -> dict[str, NDArray[np.int64]]:
         input_ids, mask = pad(ids, pad_id=self._tokenizer.pad_id)
         feeds = {"input_ids": input_ids, "attention_mask": mask}
         feeds |= {"pair_row": _int64(pair_row), "pair_task": _int64(pair_task)}
-        if embed_row:
-            feeds["embed_row"] = _int64(embed_row)
-        found = self.run(["logits", *([EMBEDDING] if embed_row else [])], feeds)
-        return found[0], found[1] if embed_row else _NOTHING
+        return {**feeds, "embed_row": _int64(embed_row)} if embed_row else feeds
 
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
         """Returns the named outputs of a pass of the session with this runtime's adapters and heads."""
@@ -209,12 +258,17 @@ class Runtime:
         return embed(self.session, *pad(ids, pad_id=self._tokenizer.pad_id)) if ids else _NOTHING
 
     def decode(self, position: int, logits: NDArray[np.float32]) -> Outputs:
-        """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included."""
+        """Returns the answers of the task at a position from its logits (N, C), columns of wider tasks included.
+
+        Of a task that tags words they are (N, W, C), as `run_words` returns them.
+        """
         served = self.served[position]
-        return decode(served.task, logits[:, : served.task.num_outputs], served.calibration)
+        return decode(served.task, logits[..., : served.task.num_outputs], served.calibration)
 
     def logits(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         """Returns one task's logits (N, C) in label units, computed in batches of similar length.
+
+        Those of a task that tags words are (N, W, C), not-a-number where a row has no such word, or its text is cut.
 
         Raises:
             UsageError: `task` is not a task of the bundle.
@@ -309,24 +363,38 @@ def expected_logits(row: Mapping[str, Any], variant: str) -> Mapping[str, list[f
 
 def golden_logits(
     session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str]
-) -> list[dict[str, list[float]]]:
-    """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another."""
+) -> list[dict[str, Any]]:
+    """Returns the logits of each text by task, one text a pass, so that no text's answer depends on another.
+
+    Of a task that tags words they are a list for each word that the model sees.
+    """
     rows, positions = [], range(len(tasks))
     for text in texts:
         inputs = pad(tokenizer.ids([text]), pad_id=tokenizer.pad_id)
         parts = [run(session, *inputs, positions[at : at + PAIRS]) for at in range(0, len(tasks), PAIRS)]
-        logits = np.concatenate(parts)
-        rows.append({task.name: logits[i, 0, : task.num_outputs].tolist() for i, task in enumerate(tasks)})
+        found = dict(enumerate(np.concatenate(parts)[:, 0]))
+        if tagging := [position for position, task in enumerate(tasks) if task.per_word]:
+            words = tokenizer.word_tokens([text])
+            of_words = run_words(session, *inputs, tagging, words=words)[:, 0]
+            found |= {position: of_words[i][words[0] >= 0] for i, position in enumerate(tagging)}
+        rows.append({task.name: found[i][..., : task.num_outputs].tolist() for i, task in enumerate(tasks)})
     return rows
 
 
 def task_logits(
     session: Runs, tokenizer: Tokenizer, tasks: Sequence[Task], texts: Sequence[str], *, position: int
 ) -> NDArray[np.float32]:
-    """Returns the logits (N, C) of the task at a position, computed in batches of similar length."""
-    result = np.empty((len(texts), tasks[position].num_outputs), dtype=np.float32)
+    """Returns the logits (N, C), or (N, W, C) of words, of the task at a position, in batches of similar length."""
+    task = tasks[position]
+    if task.per_word:
+        words = tokenizer.word_tokens(texts)
+        result = np.full((*words.shape, task.num_outputs), np.nan, dtype=np.float32)
+        for rows, batch in _batches(tokenizer, texts):
+            result[rows] = run_words(session, *batch, [position], words=words[rows])[0, :, :, : task.num_outputs]
+        return result
+    result = np.empty((len(texts), task.num_outputs), dtype=np.float32)
     for rows, batch in _batches(tokenizer, texts):
-        result[rows] = run(session, *batch, [position])[0, :, : result.shape[1]]
+        result[rows] = run(session, *batch, [position])[0, :, : task.num_outputs]
     return result
 
 
@@ -354,6 +422,40 @@ def run(
     (logits,) = session.run(["logits"], feeds)
     by_task: NDArray[np.float32] = logits.reshape(len(positions), num_rows, -1)
     return by_task
+
+
+def run_words(
+    session: Runs,
+    input_ids: NDArray[np.int64],
+    mask: NDArray[np.int64],
+    positions: Sequence[int],
+    *,
+    words: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Returns the logits of every row's words for tasks that tag words: (len(positions), B, W, C) float32.
+
+    `words`: (B, W) as `Tokenizer.word_tokens` returns them; where a row has no such word, logits are not-a-number.
+    """
+    num_rows, num_tasks = len(input_ids), len(positions)
+    pair_row = np.tile(np.arange(num_rows, dtype=np.int64), num_tasks)
+    feeds = {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "pair_row": pair_row,
+        "pair_task": np.repeat(np.asarray(positions, dtype=np.int64), num_rows),
+        "word_pair": np.arange(len(pair_row), dtype=np.int64),
+    }
+    (found,) = session.run([TOKEN_LOGITS], feeds)
+    by_task = found.reshape(num_tasks, num_rows, found.shape[1], -1)
+    return at_words(by_task, words)
+
+
+def at_words(logits: NDArray[np.float32], words: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Returns the logits (..., B, W, C) of words from those of tokens (..., B, S, C); not-a-number without a word."""
+    rows = np.arange(len(words))[:, None]
+    picked = logits[..., rows, np.maximum(words, 0), :]
+    of_words: NDArray[np.float32] = np.where(words[..., None] >= 0, picked, np.float32(np.nan))
+    return of_words
 
 
 def embed(
@@ -398,35 +500,3 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
     if session.get_providers()[0] != provider:
         raise UsageError(f"{provider} could not start here; ONNX Runtime fell back to {session.get_providers()[0]}.")
     return session
-
-
-def describe(tasks: Sequence[Task], answers: Mapping[str, Outputs], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns answers as plain values, one mapping a text.
-
-    Each is `{"text": ..., "tasks": {task: {"label": ..., "probabilities": {class: share}}}}`; a multilabel
-    label is a list; a regression has `{"value": ...}` instead.
-    """
-    by_name = {task.name: task for task in tasks}
-    return [
-        {"text": text, "tasks": {name: _describe_one(by_name[name], outputs, row) for name, outputs in answers.items()}}
-        for row, text in enumerate(texts)
-    ]
-
-
-def label_names(task: Task, outputs: Outputs, row: int) -> list[str] | None:
-    """Returns the names that one row's answer consists of: one, of a multilabel task any number, None for a value."""
-    if outputs.labels is None:
-        return None
-    if task.kind == "multilabel":
-        return [name for name, is_set in zip(task.classes, outputs.labels[row], strict=True) if is_set]
-    return [task.classes[int(outputs.labels[row])]]
-
-
-def _describe_one(task: Task, outputs: Outputs, row: int) -> dict[str, Any]:
-    names = label_names(task, outputs, row)
-    if outputs.values is not None or names is None:
-        assert outputs.values is not None
-        return {"value": float(outputs.values[row])}
-    assert outputs.probabilities is not None
-    shares = {name: float(p) for name, p in zip(task.classes, outputs.probabilities[row], strict=True)}
-    return {"label": names if task.kind == "multilabel" else names[0], "probabilities": shares}

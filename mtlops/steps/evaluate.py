@@ -20,7 +20,7 @@ import pyarrow as pa
 from mtlops.data.prepared import SPLITS, read_split
 from mtlops.decoding import Outputs, decode
 from mtlops.errors import ArtefactError, DataError
-from mtlops.evaluation import baselines
+from mtlops.evaluation import baselines, word_baselines
 from mtlops.evaluation.gate import decide
 from mtlops.evaluation.scores import Scores, mean_primary, score
 from mtlops.files import write_json
@@ -251,18 +251,12 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, oppo
     counts = {split: table.num_rows for split, table in tables.items()}
     if empty := [split for split, rows in counts.items() if rows == 0]:
         raise DataError(f"{prepared}: task {task.name}: no rows in {', '.join(empty)}. Give it more labelled rows.")
-    tables["train"] = tables["train"].take(baselines.training_rows(counts["train"]))
-    train, valid, test = (_rows(task, tables[split], predictor) for split in SPLITS)
     model = decode(task, _model_logits(task, tables["test"], predictor), predictor.model.calibrations[task.name])
-    logits = {
-        "majority": baselines.majority(task, train, num_rows=len(test.texts)),
-        "tfidf": baselines.tfidf(task, train, valid=valid, test=test),
-        "frozen": baselines.frozen(task, train, valid=valid, test=test),
-    }
+    logits = (_word_baselines if task.per_word else _baselines)(task, tables, predictor)
     outputs = {name: decode(task, values) for name, values in logits.items()}
     found = score(
-        task, test.labels, groups=tables["test"]["group"].to_pylist(), model=model, baselines=outputs,
-        rows=counts, gates=gates,
+        task, task.encode(tables["test"]["label"].to_pylist()), groups=tables["test"]["group"].to_pylist(),
+        model=model, baselines=outputs, rows=counts, gates=gates,
         champion=opponents.champion.get(task.name), twin=opponents.twins.get(task.name),
     )  # fmt: skip
     value, seconds = found.metrics[found.primary].value, time.monotonic() - started
@@ -270,15 +264,42 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, oppo
     return found
 
 
-def _rows(task: Task, table: pa.Table, predictor: Predictor) -> baselines.Rows:
-    texts = table["text"].to_pylist()
-    vectors = predictor.pooled(texts, table["row_id"].to_pylist())
-    return baselines.Rows(texts, task.encode(table["label"].to_pylist()), vectors)
+def _baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predictor) -> dict[str, baselines.Logits]:
+    """The logits of each baseline for the test rows."""
+
+    def rows(table: pa.Table) -> baselines.Rows:
+        texts = table["text"].to_pylist()
+        vectors = predictor.pooled(texts, table["row_id"].to_pylist())
+        return baselines.Rows(texts, task.encode(table["label"].to_pylist()), vectors)
+
+    train = rows(tables["train"].take(baselines.training_rows(tables["train"].num_rows)))
+    valid, test = rows(tables["valid"]), rows(tables["test"])
+    return {
+        "majority": baselines.majority(task, train, num_rows=len(test.texts)),
+        "tfidf": baselines.tfidf(task, train, valid=valid, test=test),
+        "frozen": baselines.frozen(task, train, valid=valid, test=test),
+    }
+
+
+def _word_baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predictor) -> dict[str, baselines.Logits]:
+    """The same for a task that tags words."""
+
+    def rows(table: pa.Table) -> word_baselines.WordRows:
+        texts = table["text"].to_pylist()
+        vectors = predictor.frozen_words(texts, table["row_id"].to_pylist())
+        return word_baselines.WordRows(texts, task.encode(table["label"].to_pylist()), vectors)
+
+    chosen = word_baselines.training_rows(tables["train"]["text"].to_pylist())
+    return word_baselines.logits(
+        task, rows(tables["train"].take(chosen)), valid=rows(tables["valid"]), test=rows(tables["test"])
+    )
 
 
 def _model_logits(task: Task, table: pa.Table, predictor: Predictor) -> baselines.Logits:
     logits = predictor.logits(table["text"].to_pylist(), table["row_id"].to_pylist(), task.name)
-    if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
+    seen = predictor.backbone.tokenizer.word_tokens(table["text"].to_pylist()) >= 0 if task.per_word else True
+    is_wrong = ~np.isfinite(logits).all(axis=-1) & seen
+    if wrong := int(is_wrong.reshape(len(logits), -1).any(axis=1).sum()):
         raise ArtefactError(
             f"task {task.name}: the model answers not-a-number on {wrong} of {len(logits)} test rows. Run "
             f"`mtlops train` again with a lower train.learning_rate."

@@ -17,7 +17,7 @@ from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError
 from mtlops.export.card import write_card
-from mtlops.export.graph import PairsGraph, replace_bank, structure, write_onnx
+from mtlops.export.graph import PairsGraph, WordsGraph, replace_bank, structure, write_onnx
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
@@ -188,7 +188,8 @@ def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedMod
 def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
     tensors = [model.tensors[task.name] for task in model.tasks]
     if model.model.sharing == "adapters":
-        return PairsGraph(trunk, PairModel(trunk, model.model), tasks=tensors, embedding=params.drift.embedding)
+        kind = WordsGraph if any(task.per_word for task in model.tasks) else PairsGraph
+        return kind(trunk, PairModel(trunk, model.model), tasks=tensors, embedding=params.drift.embedding)
     return RowsGraph(make(trunk, model.model, [task.name for task in model.tasks]), model.shared, tensors)
 
 

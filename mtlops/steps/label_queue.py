@@ -32,7 +32,8 @@ from mtlops.errors import DataError, UsageError
 from mtlops.files import write_text
 from mtlops.params import Params
 from mtlops.prediction_log import PREDICTIONS
-from mtlops.serving.runtime import Runtime, label_names
+from mtlops.serving.description import label_names
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.profiles import REFERENCE
 from mtlops.storage import open_storage
 from mtlops.tasks import Task
@@ -239,6 +240,11 @@ def _choose(
     task: Task, candidates: Sequence[Candidate], bundle: Bundle, *, rows: int, random_share: float
 ) -> list[dict[str, Any]]:
     """The rows of the queue: the random ones are drawn first, so that usefulness has no say in them."""
+    if task.per_word:
+        raise UsageError(
+            f"task {task.name!r} tags words: a label queue is for tasks with one answer to a text. Label texts of the "
+            f"log elsewhere, and bring them in with `mtlops admit`."
+        )
     runtime = Runtime(bundle)
     texts = [one.text for one in candidates]
     outputs = decode(task, runtime.logits(texts, task.name), bundle.calibrations[task.name])

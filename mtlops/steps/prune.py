@@ -139,10 +139,11 @@ def _pruned(task: Task, prepared: Path, predictor: Predictor, *, keep: float) ->
         raise DataError(f"{prepared}: task {task.name}: no training rows to measure importance on.")
     picked = np.unique(np.linspace(0, table.num_rows - 1, min(_ROWS, table.num_rows)).round().astype(int))
     table = table.take(picked)
-    row_ids, tensors = table["row_id"].to_pylist(), predictor.model.tensors[task.name]
-    predictor.backbone.cache.fill(row_ids, table["text"].to_pylist())
+    row_ids, tensors, texts = table["row_id"].to_pylist(), predictor.model.tensors[task.name], table["text"].to_pylist()
+    predictor.backbone.cache.fill(row_ids, texts)
     labels = task.encode(table["label"].to_pylist())
-    scores = importance(task, tensors, predictor.backbone, row_ids=row_ids, labels=labels)
+    words = predictor.backbone.tokenizer.word_tokens(texts) if task.per_word else None
+    scores = importance(task, tensors, predictor.backbone, row_ids=row_ids, labels=labels, words=words)
     return prune_units(tensors, scores, keep=keep)
 
 
@@ -150,19 +151,20 @@ def _cost(task: Task, prepared: Path, predictor: Predictor, pruned: Tensors) -> 
     table = read_split(prepared, task.name, "valid")
     if not table.num_rows:
         raise DataError(f"{prepared}: task {task.name}: no validation rows to measure the cost on.")
-    row_ids, labels = table["row_id"].to_pylist(), task.encode(table["label"].to_pylist())
-    predictor.backbone.cache.fill(row_ids, table["text"].to_pylist())
-    kind, both = catalog.KINDS[task.kind], (predictor.model.tensors[task.name], pruned)
-    metrics = catalog.load(kind.metrics)
+    row_ids, labels, texts = table["row_id"].to_pylist(), task.encode(table["label"].to_pylist()), table["text"]
+    predictor.backbone.cache.fill(row_ids, texts.to_pylist())
+    words = predictor.backbone.tokenizer.word_tokens(texts.to_pylist()) if task.per_word else None
+    metrics, both = catalog.load(catalog.KINDS[task.kind].metrics), (predictor.model.tensors[task.name], pruned)
     before, after = (
-        round(metrics(task, labels, decode(task, predictor.backbone.logits(row_ids, t)))[kind.primary], 6) for t in both
+        round(metrics(task, labels, decode(task, predictor.backbone.logits(row_ids, t, words=words)))[task.primary], 6)
+        for t in both
     )
     units = (width(both[0]), width(both[1]))
     parameters = (_size(both[0]), _size(both[1]))
-    cost = TaskCost(units, parameters, kind.primary, (before, after), round(after - before, 6))
+    cost = TaskCost(units, parameters, task.primary, (before, after), round(after - before, 6))
     logger.info(
         "task=%s units=%d->%d parameters=%d->%d valid_%s=%.4f->%.4f change=%+.4f",
-        task.name, *units, *parameters, kind.primary, before, after, cost.change,
+        task.name, *units, *parameters, task.primary, before, after, cost.change,
     )  # fmt: skip
     return cost
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mtlops.bundle import Bundle, code_digest
 from mtlops.data.prepared import read_split
+from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import UsageError
 from mtlops.evaluation import calibration
 from mtlops.evaluation.calibration import Fitted
@@ -144,7 +145,7 @@ def _write(
         served = {name: found.tensors for name, found in fused.items()}
     if update is not None:
         served = _blended(served, update)
-    answers = {name: _answers(backbone, served[name], joint, name) for name in learners}
+    answers = {name: _answers(backbone, served[name], joint, learner) for name, learner in learners.items()}
     fitted = {name: _calibrate(learner, answers[name]) for name, learner in learners.items()}
     with atomic_folder(out) as folder:
         if update is not None:
@@ -197,12 +198,12 @@ def _blended(served: Mapping[str, Tensors], update: Update) -> dict[str, Tensors
 
 
 def _answers(
-    backbone: Backbone, tensors: Tensors, joint: Joint | None, task: str
+    backbone: Backbone, tensors: Tensors, joint: Joint | None, learner: Learner
 ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """Row ids to the logits of a task as it is kept."""
+    """Ids of a learner's validation rows to the logits of its task as it is kept."""
     if joint is None:
-        return partial(backbone.logits, tensors=tensors)
-    return partial(backbone.shared_logits, tensors=tensors, shared=joint.best, task=task)
+        return partial(backbone.logits, tensors=tensors, words=learner.valid.words)
+    return partial(backbone.shared_logits, tensors=tensors, shared=joint.best, task=learner.task.name)
 
 
 def _first_stage(params: Params) -> Params:
@@ -231,7 +232,7 @@ def _run_stage(
     _warn_about_cls(params, backbone)
     if first:
         prepare_second_stage(backbone, first)
-    texts = {task: _read(task, params, prepared=prepared) for task in params.tasks()}
+    texts = {task: _read(task, params, backbone.tokenizer, prepared=prepared) for task in params.tasks()}
     _fill(backbone, [split for of_task in texts.values() for split in of_task.values()], world)
     rows = partial(_rows, params=params, teacher=teacher, cache=cache)
     splits = {task: {name: rows(task, split) for name, split in of.items()} for task, of in texts.items()}
@@ -322,25 +323,46 @@ def _pupils(params: Params) -> list[Task]:
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows of one split of one task as they were read, with copies where they are augmented."""
+    """Rows of one split of one task as they were read, with copies where they are augmented.
+
+    `words`, of a task that tags words: see `learner.Rows`.
+    """
 
     row_ids: list[str]
     texts: list[str]
     labels: NDArray[Any]
+    words: NDArray[np.int64] | None = None
 
 
-def _read(task: Task, params: Params, *, prepared: Path) -> dict[str, _Split]:
+def _read(task: Task, params: Params, tokenizer: Tokenizer, *, prepared: Path) -> dict[str, _Split]:
     """A task's rows to train and to validate on."""
     splits = {}
     for name in ("train", "valid"):
         table = read_split(prepared, task.name, name)
         row_ids, texts = table["row_id"].to_pylist(), table["text"].to_pylist()
         labels = task.encode(table["label"].to_pylist())
+        if task.per_word:
+            splits[name] = _read_words(task, row_ids, texts, labels, tokenizer, split=name)
+            continue
         if name == "train" and params.train.augmentation.copies:
             copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
             row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
         splits[name] = _Split(row_ids, texts, labels)
     return splits
+
+
+def _read_words(
+    task: Task, row_ids: list[str], texts: list[str], labels: NDArray[Any], tokenizer: Tokenizer, *, split: str
+) -> _Split:
+    """Rows of a task that tags words; words that the model does not see, as it cuts texts, have no label."""
+    words = tokenizer.word_tokens(texts)
+    is_word, is_seen = labels >= 0, words >= 0
+    if unseen := int((is_word & ~is_seen).sum()):
+        logger.warning(
+            "task=%s split=%s words=%d cut_off=%d: they lie behind encoder.max_tokens (%d), or have no token, and are "
+            "neither learned nor judged", task.name, split, int(is_word.sum()), unseen, tokenizer.max_tokens,
+        )  # fmt: skip
+    return _Split(row_ids, texts, np.where(is_seen, labels, -1), words)
 
 
 def _fill(backbone: Backbone, splits: Sequence[_Split], world: World) -> None:
@@ -355,7 +377,7 @@ def _fill(backbone: Backbone, splits: Sequence[_Split], world: World) -> None:
 
 def _rows(task: Task, split: _Split, *, params: Params, teacher: Runtime | None, cache: Path) -> Rows:
     """Rows as a learner takes them, with the teacher's logits where it has one."""
-    rows = Rows(split.row_ids, split.labels)
+    rows = Rows(split.row_ids, split.labels, words=split.words)
     if teacher is not None and task in _pupils(params):
         rows.teacher = teacher_logits(teacher, task.name, split.row_ids, split.texts, cache=cache)
     return rows

@@ -155,8 +155,10 @@ class VariantMaker:
         return self._update.parent.folder / str(self._update.parent.variant(name)["file"])
 
     def _passes(self) -> Iterator[dict[str, NDArray[np.int64]]]:
-        """Validation rows of every task, one a pass, each asked for all tasks and its embedding."""
+        """Validation rows of every task, one a pass, each asked for all tasks, its embedding, and tags of its words."""
         num_tasks = len(self._model.tasks)
+        tagging = [position for position, task in enumerate(self._model.tasks) if task.per_word]
+        of_words = {"word_pair": np.asarray(tagging, np.int64)} if tagging else {}
         for task in self._model.tasks:
             texts = read_split(self._prepared, task.name, "valid")["text"].to_pylist()
             wanted = np.unique(np.linspace(0, len(texts) - 1, self._params.export.calibration_rows).astype(np.int64))
@@ -168,6 +170,7 @@ class VariantMaker:
                     "pair_row": np.zeros(num_tasks, np.int64),
                     "pair_task": np.arange(num_tasks, dtype=np.int64),
                     "embed_row": np.zeros(1, np.int64),
+                    **of_words,
                 }
 
     def _measure(self, name: str, session: "onnxruntime.InferenceSession") -> dict[str, dict[str, Any]]:
@@ -182,7 +185,7 @@ class VariantMaker:
             rows = self._rows(task.name)
             logits = task_logits(session, self._tokenizer, self._model.tasks, rows.texts, position=rows.task)
             tasks[task.name] = {
-                "metric": catalog.KINDS[task.kind].primary,
+                "metric": task.primary,
                 "rows": len(rows.texts),
                 "fp32": rows.expected,
                 "value": self._metric(task, rows.labels, logits),
@@ -200,7 +203,10 @@ class VariantMaker:
             judged = self._judged["tasks"][name]
             return _Rows(position, texts, labels, float(judged["metrics"][judged["primary"]]["value"]))
         # Asked for all rows, as `evaluate` did: its answers are kept.
-        logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
+        if task.per_word:
+            logits = self._predictor.logits(texts, [row_id for of in columns for row_id in of["row_id"]], name)
+        else:
+            logits = np.concatenate([self._predictor.logits(of["text"], of["row_id"], name) for of in columns])
         known = len(columns[0]["text"])
         some = np.unique(np.linspace(0, known - 1, min(known, _UPDATE_ROWS)).astype(np.int64))
         rows = np.concatenate([some, np.arange(known, len(texts))])
@@ -216,7 +222,7 @@ class VariantMaker:
 
     def _metric(self, task: Task, labels: NDArray[Any], logits: NDArray[np.float32]) -> float:
         kind, outputs = catalog.KINDS[task.kind], decode(task, logits, self._model.calibrations[task.name])
-        return round(float(catalog.load(kind.metrics)(task, labels, outputs)[kind.primary]), _DIGITS)
+        return round(float(catalog.load(kind.metrics)(task, labels, outputs)[task.primary]), _DIGITS)
 
     def _reasons(self, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """What keeps a variant out, a sentence for each task that loses too much."""

@@ -52,6 +52,11 @@ def check_teacher(teacher: Teacher, tasks: Sequence[Task]) -> None:
     known = {task.name: task for task in teacher.tasks}
     way_out = "Choose another teacher, or list in train.distil_tasks the tasks that shall learn from it."
     for task in tasks:
+        if task.per_word:
+            raise UsageError(
+                f"params.yaml: train.teacher: task {task.name!r} tags words, which no teacher teaches yet. List in "
+                f"train.distil_tasks the tasks that shall learn from it."
+            )
         where = f"params.yaml: train.teacher: bundle {teacher.bundle_id}"
         if task.name not in known:
             raise UsageError(f"{where} has no task {task.name!r}. {suggest(task.name, list(known))} {way_out}")

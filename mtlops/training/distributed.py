@@ -111,12 +111,12 @@ class World:
         return bool(stops)
 
     def gather(self, rows: NDArray[np.float32], *, total: int) -> NDArray[np.float32]:
-        """Returns the rows (total, C) that all processes computed for their `share`, in order."""
+        """Returns the rows (total, ...) that all processes computed for their `share`, in order."""
         if self.size == 1:
             return rows
         parts: list[NDArray[np.float32]] = [rows] * self.size
         dist.all_gather_object(parts, rows)
-        whole = np.empty((total, rows.shape[1]), dtype=np.float32)
+        whole = np.empty((total, *rows.shape[1:]), dtype=np.float32)
         for rank, part in enumerate(parts):
             whole[rank :: self.size] = part
         return whole

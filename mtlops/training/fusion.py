@@ -38,9 +38,9 @@ def prune(learner: Learner, backbone: Backbone, tensors: Tensors) -> Fused:
 
     Source: Rücklé et al. 2021, "AdapterDrop", section 4 ("Pruning AdapterFusion"), arXiv:2010.11918.
     """
-    fusion, row_ids = _fusion(backbone), learner.valid.row_ids
+    fusion, valid = _fusion(backbone), learner.valid
     with fusion.watched() as seen:
-        before = learner.primary_value(backbone.logits(row_ids, tensors))
+        before = learner.primary_value(backbone.logits(valid.row_ids, tensors, words=valid.words))
     shares = {layer: torch.cat(weights).mean(0).tolist() for layer, weights in seen.items()}
     keep = fusion.model.fusion_keep or len(fusion.names)
     kept = {layer: sorted(sorted(range(len(s)), key=lambda k: -s[k])[:keep]) for layer, s in shares.items()}
@@ -54,7 +54,7 @@ def prune(learner: Learner, backbone: Backbone, tensors: Tensors) -> Fused:
             for layer, of_layer in shares.items()
         },
         "value_with_all": before,
-        "value_with_kept": learner.primary_value(backbone.logits(row_ids, pruned)),
+        "value_with_kept": learner.primary_value(backbone.logits(valid.row_ids, pruned, words=valid.words)),
     }
     return Fused(pruned, report)
 

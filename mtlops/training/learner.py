@@ -27,13 +27,16 @@ class Rows:
 
     Attributes:
         row_ids: N names of rows in the trunk cache.
-        labels: (N,) or (N, C) as `Task.encode` returns them.
+        labels: (N,) or (N, C) as `Task.encode` returns them; of words (N, W), -1 where the model sees none.
         teacher: (N, C) a teacher's logits in label units; None where there is none.
+        words: (N, W) tokens at which words are judged, as `Tokenizer.word_tokens` returns them; None for a task with
+            one label a text.
     """
 
     row_ids: list[str]
     labels: NDArray[Any]
     teacher: NDArray[np.float32] | None = None
+    words: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Learner:
         self.tensors = {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         self.progress = Progress()
-        self.primary = catalog.KINDS[task.kind].primary
+        self.primary = task.primary
         self.offset, self.scale = self._standard()
         self.objective = Objective(task, train.labels, params)
         self._metrics = catalog.load(catalog.KINDS[task.kind].metrics)

@@ -104,8 +104,9 @@ def preempted(epoch: int, step: int) -> str:
 def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int, world: World = ALONE) -> None:
     """Scores a learner's validation rows and lets it record the epoch."""
     tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False)
-    row_ids = learner.valid.row_ids
-    logits = world.gather(backbone.logits(world.share(row_ids), tensors), total=len(row_ids))
+    row_ids, words = learner.valid.row_ids, learner.valid.words
+    own_words = None if words is None else world.share(words)
+    logits = world.gather(backbone.logits(world.share(row_ids), tensors, words=own_words), total=len(row_ids))
     learner.finish_epoch(epoch, logits)
     last = learner.progress.epochs[-1]
     logger.info(
@@ -155,7 +156,7 @@ def add_gradients(
     before = {task: running(learners[task]) for task in shares}
     while True:
         try:
-            for part in parts({task: len(rows) for task, rows in shares.items()}, most=room.rows):
+            for part in _parts(shares, learners, most=room.rows):
                 with torch.autocast(backbone.device.type, torch.bfloat16, enabled=is_bfloat16(train, backbone.device)):
                     loss = _loss(_Pass(step, part, learners, backbone, world), recompute=room.recompute)
                 loss.backward()
@@ -208,6 +209,13 @@ def parts(num_rows: Mapping[str, int], *, most: int) -> Iterator[dict[str, slice
         yield part
 
 
+def _parts(shares: Mapping[str, Rows], learners: Mapping[str, Learner], *, most: int) -> Iterator[dict[str, slice]]:
+    """Yields which rows pass together: first of the tasks with one answer a text, then of those that tag words."""
+    for per_word in (False, True):
+        alike = {task: len(rows) for task, rows in shares.items() if learners[task].task.per_word == per_word}
+        yield from parts(alike, most=most)
+
+
 @dataclass(frozen=True)
 class _Pass:
     """One forward and backward pass: which rows of this process's share of a step go through the model."""
@@ -225,6 +233,22 @@ class _Pass:
     def rows(self, task: str) -> Rows:
         """The positions of its rows of a task, among the task's training rows."""
         return self.world.share(self.step.rows[task])[self.part[task]]
+
+    @property
+    def is_per_word(self) -> bool:
+        """Its tasks tag words; no other task passes with such ones."""
+        return self.learners[self.tasks[0]].task.per_word
+
+    def words(self) -> Tensor:
+        """The tokens at which the words of its rows are judged, (P, W), on the device; -1 where there is none."""
+        found = []
+        for task in self.tasks:
+            words = self.learners[task].train.words
+            assert words is not None
+            found.append(torch.from_numpy(words[self.rows(task)]))
+        most = max(of_task.shape[1] for of_task in found)
+        padded = [torch.nn.functional.pad(of, (0, most - of.shape[1]), value=-1) for of in found]
+        return torch.cat(padded).to(self.backbone.device)
 
     def whole(self, task: str) -> int:
         """How many rows of a task the whole step holds, over all passes and processes."""
@@ -249,14 +273,18 @@ def _loss(one: _Pass, *, recompute: bool) -> Tensor:
         bank = multitask.pick(bank, position_P)
     bank |= _noise(one)
     penalties: list[Tensor] = []
-    pooled_PH = backbone.pairs(
-        *backbone.batch(row_ids), bank, skipped=one.step.skipped, penalties=penalties, recompute=recompute
-    )
-    logits = multitask.logits(pooled_PH * _dropout(one), bank).float()
+    read = backbone.pairs.tokens if one.is_per_word else backbone.pairs
+    vectors = read(*backbone.batch(row_ids), bank, skipped=one.step.skipped, penalties=penalties, recompute=recompute)
+    if one.is_per_word:
+        at_words = multitask.at_words(vectors, one.words()) * _dropout(one).unsqueeze(1)
+        logits = multitask.token_logits(at_words, bank).float()
+    else:
+        logits = multitask.logits(vectors * _dropout(one), bank).float()
     losses = []
     for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]
-        loss = learner.loss(part[:, : learner.task.num_outputs], rows[task])
+        own = part if learner.train.words is None else part[:, : learner.train.words.shape[1]]
+        loss = learner.loss(own[..., : learner.task.num_outputs], rows[task])
         losses.append(loss * (len(part) / one.whole(task)))
     for penalty_P in penalties:
         losses += [

@@ -97,7 +97,8 @@ def plan(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, m
     """
     most = train.rows_per_pass or sum(min(train.batch_size, len(of.train.row_ids)) for of in learners.values())
     budget = _budget(train, backbone.device)
-    first, rooms = next(iter(learners.values())), []
+    # A pass of a task that tags words keeps the last layer's values of all tokens: the most of all.
+    first, rooms = max(learners.values(), key=lambda learner: learner.task.per_word), []
     for recompute in (False, True) if train.recompute == "auto" else (train.recompute is True,):
         fixed, per_row = _bytes(first, backbone, recompute=recompute, max_tokens=max_tokens)
         rows = min(most, int((budget - fixed) / per_row))
@@ -156,13 +157,17 @@ def _bytes(learner: Learner, backbone: Backbone, *, recompute: bool, max_tokens:
 def _kept(learner: Learner, backbone: Backbone, rows: int, *, recompute: bool, max_tokens: int) -> int:
     """The bytes that a forward pass of so many rows keeps for its backward pass."""
     pairs, device = backbone.pairs, backbone.device
-    state = torch.zeros(rows, max_tokens, pairs.hidden * pairs.cut.vectors, device=device)
+    lines = max_tokens + int(pairs.has_first)
+    state = torch.zeros(rows, lines, pairs.hidden * pairs.cut.vectors, device=device)
     mask = torch.ones(rows, max_tokens, dtype=torch.int64, device=device)
     bank = multitask.stack([pairs.adapter.bank(learner.tensors, training=True)])
     noise = pairs.adapter.noise(rows, torch.Generator().manual_seed(0))
     bank |= {name: values.to(device) for name, values in noise.items()}
     with _counted() as kept:
-        multitask.logits(pairs(state, mask, bank, recompute=recompute), bank).sum()
+        if learner.task.per_word:
+            multitask.token_logits(pairs.tokens(state, mask, bank, recompute=recompute), bank).sum()
+        else:
+            multitask.logits(pairs(state, mask, bank, recompute=recompute), bank).sum()
     return sum(kept.values())
 
 

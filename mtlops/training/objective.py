@@ -46,7 +46,8 @@ class Objective:
         if params.class_weights == "balanced" and kind.num_classes is None:
             self.ignored["class_weights"] = "a number has no classes"
         elif params.class_weights == "balanced":
-            self.class_weight = torch.from_numpy(balanced_weights(labels, num_classes=len(task.classes)))
+            weights = balanced_weights(labels, num_classes=len(task.classes), is_per_word=task.per_word)
+            self.class_weight = torch.from_numpy(weights)
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
         """Returns the loss of each row, (N,).
@@ -64,13 +65,15 @@ class Objective:
         return (1.0 - self._weight) * hard + self._weight * soft
 
 
-def balanced_weights(labels: NDArray[Any], *, num_classes: int) -> NDArray[np.float32]:
+def balanced_weights(labels: NDArray[Any], *, num_classes: int, is_per_word: bool = False) -> NDArray[np.float32]:
     """Returns the factor of each class, (C,): inverse to how often it occurs.
 
     One class a row, labels (N,): N / (K n_c), K classes that occur; their mean over training rows is 1 (King and
     Zeng 2001, as scikit-learn's `balanced`). Several, labels (N, C): the factor of a set class, unset rows for each
-    set one. A class that never occurs, or always, counts 1.
+    set one. A class that never occurs, or always, counts 1. One class a word, labels (N, W): as one a row, over words.
     """
+    if is_per_word:
+        labels = labels[labels >= 0]
     if labels.ndim == 1:
         counts = np.bincount(labels, minlength=num_classes)
         occurs = counts > 0

@@ -104,7 +104,7 @@ class Keys:
         row_ids: (N,) string.
         texts: (N,) string: equal for texts that differ in case, punctuation and space only.
         groups: (N,) string.
-        labels: (N,) string: each label, or list of labels in any order, as one word.
+        labels: (N,) string: each label, or list of labels (in any order, unless there is one a word), as one word.
     """
 
     part: str
@@ -169,7 +169,7 @@ def keys(part: LoadedPart) -> Keys:
         row_ids=part.table["row_id"],
         texts=pa.array([_text_key(text) for text in part.table["text"].to_pylist()], pa.string()),
         groups=part.table["group"],
-        labels=pa.array([_spell(label) for label in part.table["label"].to_pylist()], pa.string()),
+        labels=pa.array([_spell(label, part.task) for label in part.table["label"].to_pylist()], pa.string()),
     )
 
 
@@ -226,13 +226,13 @@ def _manifest_label_facts(part: LoadedPart, counts: Mapping[str, int]) -> Iterat
 
 
 def _class_facts(part: LoadedPart, counts: Mapping[str, int]) -> Iterator[Fact]:
-    task, split = part.task.name, part.split
-    rows = max(part.table.num_rows, 1)
+    task, split, what = part.task.name, part.split, "words" if part.task.per_word else "rows"
+    rows = max(sum(counts.values()) if part.task.per_word else part.table.num_rows, 1)
     for name in part.task.classes:
         if split == "train":
             yield Fact("class_in_training", task, split, repr(name), counts[name], lowest=1)
             share = counts[name] / rows
-            yield Fact("class_balance", task, split, f"of the rows are {name!r}", share, highest=LARGEST_CLASS_SHARE)
+            yield Fact("class_balance", task, split, f"of the {what} are {name!r}", share, highest=LARGEST_CLASS_SHARE)
         yield Fact("class_rows", task, split, repr(name), counts[name], lowest=USEFUL_CLASS_ROWS)
 
 
@@ -266,7 +266,8 @@ def _text_key(text: str | None) -> str | None:
     return None if text is None else _digest(fold(text))
 
 
-def _spell(label: object) -> str | None:
+def _spell(label: object, task: Task) -> str | None:
     if isinstance(label, list):
-        return "|".join(sorted(map(str, label)))
+        names = map(str, label)
+        return "|".join(names if task.per_word else sorted(names))
     return None if label is None else str(label)

@@ -30,7 +30,7 @@ def table_promises(split: str, *, min_words: int) -> tuple[Promise, ...]:
 
 def label_promises(task: Task) -> tuple[Promise, ...]:
     """Returns what is promised about single labels, in a table `row_id`, `label` with one label a row."""
-    is_list = task.encode([]).ndim == 2
+    is_list = task.kind == "multilabel"
     present = Promise(
         "label_present",
         Wording("a label in every row", f"Rows without a label do not belong to the task: {_PREPARE.lower()}"),

@@ -48,7 +48,7 @@ def column_types(task: Task) -> dict[str, pa.DataType]:
 def _label_type(task: Task) -> pa.DataType:
     if not task.classes:
         return pa.float32()
-    return pa.list_(pa.string()) if task.encode([]).ndim == 2 else pa.string()
+    return pa.list_(pa.string()) if task.has_label_lists else pa.string()
 
 
 def wrong_columns(part: LoadedPart) -> dict[str, str]:

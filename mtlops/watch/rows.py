@@ -297,6 +297,8 @@ def _outputs(task: Task, rows: pa.Table, parsed: Parsed) -> tuple[Outputs, NDArr
         good = np.isfinite(values)
         faults["no value"] += int((~good).sum())
         return Outputs(values=values[good].astype(np.float32)), good
+    if task.per_word:
+        return _tags(task, rows, faults)
     lengths = np.asarray(pc.fill_null(pc.list_value_length(rows["probabilities"]), -1).to_pylist(), dtype=np.int64)
     good = lengths == len(task.classes)
     faults["probabilities of another number of classes"] += int((~good).sum())
@@ -314,6 +316,23 @@ def _outputs(task: Task, rows: pa.Table, parsed: Parsed) -> tuple[Outputs, NDArr
     good &= known
     chosen = [labels[position] for position in np.flatnonzero(good).tolist()]
     return Outputs(probabilities=shares[good], labels=_positions(task, chosen)), good
+
+
+def _tags(task: Task, rows: pa.Table, faults: Counter[str]) -> tuple[Outputs, NDArray[np.bool_]]:
+    """The tags of each row's words. The log has their mean confidence: each word gets that, the other tags the rest."""
+    labels, sure = rows["label"].to_pylist(), rows["value"].to_numpy(zero_copy_only=False).astype(np.float64)
+    known = np.asarray([names is not None and all(name in task.classes for name in names) for names in labels])
+    faults["a label that the task does not have"] += int((~known).sum())
+    good = known & np.isfinite(sure) & (sure >= 0.0) & (sure <= 1.0 + _SUM_TOLERANCE)
+    faults["no confidence"] += int((known & ~good).sum())
+    tags = task.encode([names for names, is_good in zip(labels, good.tolist(), strict=True) if is_good]).astype(
+        np.int64
+    )
+    confidence = sure[good][:, None, None]
+    is_answer = tags[..., None] == np.arange(len(task.classes))
+    shares = np.where(is_answer, confidence, (1.0 - confidence) / max(1, len(task.classes) - 1))
+    shares = np.where(tags[..., None] >= 0, shares, np.nan).astype(np.float32)
+    return Outputs(probabilities=shares, labels=tags), good
 
 
 def _is_distribution(task: Task, shares: NDArray[np.float32]) -> NDArray[np.bool_]:

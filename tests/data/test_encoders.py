@@ -100,7 +100,7 @@ def test_a_missing_file_of_an_encoder_is_named(tmp_path, name):
     "name, content, message",
     [
         ("config.json", b"{", r"config\.json is not JSON"),
-        ("config.json", b'{"model_type": "mpnet"}', r"config\.json: model_type is 'mpnet'"),
+        ("config.json", b'{"model_type": "deberta-v2"}', r"config\.json: model_type is 'deberta-v2'"),
         ("tokenizer.json", b"[]", r"tokenizer\.json is not a JSON object"),
         ("tokenizer.json", b"\xff\xfe{", r"tokenizer\.json is not JSON"),
         ("tokenizer.json", b"{}", r"tokenizer\.json is not a readable tokenizer"),

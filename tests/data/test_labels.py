@@ -58,3 +58,15 @@ def test_a_regression_label_is_a_finite_number():
     assert sorted(found.faults) == [4, 5, 6, 7, 8]
     assert found.faults[4] == f"column 'label' holds '{'x' * 38}…, not a number"
     assert "not a finite number" in found.faults[5]
+
+
+def test_tags_stay_in_order_and_a_number_may_be_a_position():
+    found = read("tagging", [["low", "high", "low"], [1, 0, 0], [], None, ["new"]])
+    assert found.values == [("low", "high", "low"), ("high", "low", "low"), (), None, ("new",)]
+    assert found.faults == {}
+    assert read("tagging", [[1, 0]], classes=("0", "1")).values == [("1", "0")]
+
+
+@pytest.mark.parametrize("cell", ["low high", [["low"]], ["low", ""], ["low", None], [1.0], [2], [-1], [True, {}]])
+def test_what_is_no_list_of_tags_is_a_fault(cell):
+    assert list(read("tagging", [cell]).faults) == [0]

@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 
 import pytest
 
@@ -152,3 +153,48 @@ def test_dates_of_parquet_are_times(tmp_path):
     rows = read_rows(params, load_sources(params, base=tmp_path, raw=tmp_path))
     assert rows.times.tolist() == [86_400_000_000, NO_TIME]
     assert rows.groups == ["a.parquet:1", "a.parquet:2.5"]
+
+
+TAGGING = """
+suite:
+  name: s
+  inputs: {text: tokens}
+  tasks:
+    names: {kind: tagging, source: a.jsonl, label: tags, classes: [O, B-x, I-x]}
+    mood: {kind: binary, source: a.jsonl, label: mood, classes: [bad, good]}
+data: {bad_rows: quarantine}
+"""
+
+
+def read_tagged(tmp_path, *rows):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    params = parse_params(TAGGING)
+    return read_rows(params, load_sources(params, base=tmp_path, raw=tmp_path))
+
+
+def test_words_become_one_text_for_all_tasks_and_tags_stay_with_them(tmp_path):
+    rows = read_tagged(
+        tmp_path,
+        {"tokens": ["R&amp;D", "of", "Café"], "tags": ["B-x", "O", 1], "mood": "good"},
+        {"tokens": "a plain  text", "tags": ["O", "B-x", "I-x"]},
+        {"tokens": ["no", "tags"], "mood": "bad"},
+    )
+    assert rows.texts == ["R&D of Café", "a plain text", "no tags"]
+    assert rows.labels["names"] == [("B-x", "O", "B-x"), ("O", "B-x", "I-x"), None]
+    assert rows.labels["mood"] == ["good", None, "bad"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "task names: 1 tags for 2 words"),
+        ({"tokens": ["a", " "], "tags": ["O", "O"]}, "column 'tokens' holds a list whose word 2 is blank"),
+        ({"tokens": ["a", "new york"], "tags": ["O", "O"]}, "column 'tokens' holds a list whose word 2 is"),
+        ({"tokens": ["a", 3], "tags": ["O", "O"]}, "column 'tokens' holds a list whose word 2 is"),
+        ({"tokens": ["a", "\ufeff"], "tags": ["O", "O"]}, "column 'tokens' holds a list whose word 2 is"),
+        ({"tokens": ["a"], "tags": "O"}, "column 'tags' holds 'O', not a list with one tag for each word"),
+    ],
+)
+def test_rows_whose_words_and_tags_do_not_fit_are_set_aside(tmp_path, row, reason):
+    rows = read_tagged(tmp_path, {"tokens": ["fine"], "tags": ["O"], "mood": "good"}, row)
+    assert len(rows) == 1 and [found.detail.startswith(reason) for found in rows.set_aside] == [True]

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtlops.decoding import Outputs
+from mtlops.decoding import Outputs, decode
 from mtlops.drift.columns import label_columns, prediction_columns, quality_columns, text_columns, user_columns
 from mtlops.tasks import Task
 
@@ -73,3 +73,17 @@ def test_user_columns_follow_their_test() -> None:
     assert list(found) == ["column.price", "column.country"]
     assert np.isnan(found["column.price"].values).tolist() == [False, True, False]
     assert found["column.country"].values.to_pylist() == ["de", None, "fr"]
+
+
+def test_tags_are_watched_as_shares_of_a_row_s_words() -> None:
+    task = Task("t", "tagging", ("O", "B-x"))
+    logits = np.array([[[3, 0], [0, 3]], [[3, 0], [np.nan, np.nan]]], dtype=np.float32)
+    outputs, labels = decode(task, logits), [["O", "O"], ["B-x"]]
+    found = {**prediction_columns(task, outputs), **label_columns(task, labels)}
+    found |= quality_columns(task, outputs, task.encode(labels))
+    values = {name: np.asarray(column.values).tolist() for name, column in found.items()}
+    assert values["prediction.share.O"] == [0.5, 1.0] and values["prediction.share.B-x"] == [0.5, 0.0]
+    assert values["label.share.B-x"] == [0.0, 1.0] and values["quality.accuracy"] == [0.5, 0.0]
+    sure = float(1 / (1 + np.exp(-3.0)))
+    assert values["estimate.accuracy"] == pytest.approx([sure, sure])
+    assert values["quality.loss"] == pytest.approx([(-np.log(sure) - np.log(1 - sure)) / 2, -np.log(1 - sure)])

@@ -112,8 +112,9 @@ def test_tokenizer_of_the_tests_pads_as_its_family_does() -> None:
     assert make_tokenizer("bert").token_to_id("[PAD]") == 0 and make_tokenizer("roberta").token_to_id("<pad>") == 1
 
 
-def test_first_token_only_is_the_same_first_token(encoder: Path) -> None:
-    layer = load_trunk(encoder).layers[0]
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_first_token_only_is_the_same_first_token(tmp_path: Path, family: str) -> None:
+    layer = load_trunk(write_encoder(tmp_path, family=family)).layers[0]
     x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     for cut in Cut:
@@ -130,7 +131,7 @@ def test_nothing_in_the_trunk_can_be_trained(encoder: Path) -> None:
     ("change", "message"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2', which cannot be a trunk"),
-        ({"model_type": "mpnet"}, "model_type is 'mpnet', which cannot be a trunk"),
+        ({"model_type": "deberta-v2"}, "model_type is 'deberta-v2', which cannot be a trunk"),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_act": "silu"}, "activation 'silu' is not known"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; only absolute"),

@@ -12,6 +12,7 @@ TASKS = {
     "multilabel": (Task("t", "multilabel", ("a", "b", "c")), [["a"], []]),
     "ordinal": (Task("t", "ordinal", ("l", "m", "h")), ["l", "h"]),
     "regression": (Task("t", "regression"), [1.5, -2.0]),
+    "tagging": (Task("t", "tagging", ("O", "B-x", "I-x")), [["O", "B-x", "I-x"], ["B-x"]]),
 }
 
 
@@ -23,7 +24,8 @@ def test_every_kind_is_covered() -> None:
 def test_one_value_a_row_and_descent_reaches_the_label(kind: str) -> None:
     task, labels = TASKS[kind]
     encoded = torch.from_numpy(task.encode(labels))
-    logits = torch.zeros(len(labels), task.num_outputs, requires_grad=True)
+    words = encoded.shape[1:] if task.per_word else ()
+    logits = torch.zeros(len(labels), *words, task.num_outputs, requires_grad=True)
     loss = catalog.load(catalog.KINDS[kind].loss)
     optimizer = torch.optim.Adam([logits], lr=0.2)
     first = loss(logits, encoded)
@@ -38,7 +40,19 @@ def test_one_value_a_row_and_descent_reaches_the_label(kind: str) -> None:
     elif kind == "multilabel":
         assert ((logits > 0) == (encoded > 0)).all()
     else:
-        assert (logits.argmax(dim=1) == encoded).all()
+        assert (logits.argmax(dim=-1) == encoded)[encoded >= 0].all()
+
+
+def test_the_loss_of_a_row_is_the_mean_over_its_words() -> None:
+    """So a row counts once, however long; words that are not judged have no part in it, nor a gradient."""
+    loss = catalog.load(catalog.KINDS["tagging"].loss)
+    logits = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([[0, 2, 1, -1], [1, -1, -1, -1], [-1, -1, -1, -1]])
+    found = loss(logits, labels)
+    expected = [torch.nn.functional.cross_entropy(logits[row, :n], labels[row, :n]) for row, n in ((0, 3), (1, 1))]
+    assert torch.allclose(found, torch.stack([*expected, torch.zeros(())]))
+    found.sum().backward()
+    assert (logits.grad[labels < 0] == 0).all() and (logits.grad[labels >= 0] != 0).any(-1).all()
 
 
 def test_ordinal_loss_grows_with_the_distance_in_ranks() -> None:

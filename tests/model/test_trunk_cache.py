@@ -22,9 +22,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_encoder(tmp_path_factory.mktemp("encoder"), hidden=32)
 
 
-def _cache(encoder: Path, folder: Path, *, depth: int = 1, precision: str = "float32") -> TrunkCache:
+def _cache(
+    encoder: Path, folder: Path, *, depth: int = 1, precision: str = "float32", pooling: str = "cls"
+) -> TrunkCache:
     trunk, tokenizer = load_trunk(encoder), Tokenizer(encoder / "tokenizer.json", max_tokens=16)
-    pairs = PairModel(trunk, Model(adapter_drop=depth))
+    pairs = PairModel(trunk, Model(adapter_drop=depth, pooling=pooling))
     return TrunkCache(folder, trunk=trunk, pairs=pairs, tokenizer=tokenizer, identity="x", precision=precision)
 
 
@@ -41,6 +43,21 @@ def test_values_are_the_trunk_s(encoder: Path, tmp_path: Path) -> None:
     top = PairModel(trunk, Model(adapter_drop=1)).frozen(expected, expected_mask)
     mean = (top * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     assert cache.pooled(ROW_IDS[:5]) == pytest.approx(mean.numpy(), abs=1e-5)
+
+
+def test_the_first_layer_s_mean_stands_in_front_of_a_row_s_tokens(encoder: Path, tmp_path: Path) -> None:
+    plain, cache = _cache(encoder, tmp_path), _cache(encoder, tmp_path, pooling="first-last")
+    for filled in (plain, cache):
+        filled.fill(ROW_IDS, TEXTS)
+    (state, mask), (without, _) = cache.batch(ROW_IDS[:5]), plain.batch(ROW_IDS[:5])
+    assert torch.equal(state[:, 1:], without)
+    assert [cache.length(row_id) for row_id in ROW_IDS[:5]] == mask.sum(1).tolist()
+    tokens = Tokenizer(encoder / "tokenizer.json", max_tokens=16).ids(TEXTS[:5])
+    ids, _ = map(torch.from_numpy, pad(tokens, pad_id=0))
+    first = load_trunk(encoder)(ids, mask, depth=1, cut=Cut.INPUT)
+    means = (first * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    assert torch.allclose(state[:, 0], means, atol=1e-5)
+    assert (cache.pooled(ROW_IDS) == plain.pooled(ROW_IDS)).all()
 
 
 def test_bits_do_not_depend_on_what_was_filled_before(encoder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from mtlops.decoding import decode
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
-from mtlops.serving.runtime import PAIRS, Runtime, describe
+from mtlops.serving.description import describe
+from mtlops.serving.runtime import PAIRS, Runtime
 from mtlops.steps.export import export
 from mtlops.steps.profiles import Profiler
 from tests.serving.variants import retrained

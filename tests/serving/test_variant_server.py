@@ -10,7 +10,8 @@ import tritonclient.http
 
 from mtlops.bundle import Bundle
 from mtlops.registry import Registry
-from mtlops.serving.runtime import Runtime, describe
+from mtlops.serving.description import describe
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.export import export
 from tests.serving.processes import Server, serving
 from tests.serving.test_follower import FAST, wait_for

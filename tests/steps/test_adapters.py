@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtlops import catalog
 from mtlops.bundle import Bundle, diff
 from mtlops.files import sha256_tree
+from mtlops.model.predictor import Predictor
 from mtlops.serving.runtime import Runtime
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
@@ -35,6 +37,20 @@ def _export(work: Workspace, *overrides: str, out: str) -> Bundle:
         out=root / out, report=root / "reports/export.json",
     )  # fmt: skip
     return Bundle.open(root / out)
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_pooling_first_last_the_whole_way(finished: Workspace, tmp_path: Path, drop: int) -> None:
+    """The first layer's mean is each task's own with adapters in it, and comes out of the cache without."""
+    work = Workspace(Path(shutil.copytree(finished.root, tmp_path / "project")))
+    chosen = ("model.pooling=first-last", f"model.adapter_drop={drop}", "export.variants=[int8]")
+    _train(work, *chosen)
+    bundle = _export(work, *chosen, out="models/pooled")
+    assert {facts["pooling"] for facts in bundle.manifest["tasks"].values()} == {"first-last"}
+    texts = ["a very good film", "the law"]
+    runtime, predictor = Runtime(bundle), Predictor(**work.paths("trained", "encoder", "cache"))
+    for task in runtime.tasks:
+        assert np.allclose(runtime.logits(texts, task.name), predictor.logits_of_texts(texts, task.name), atol=1e-5)
 
 
 @pytest.mark.parametrize("adapter", catalog.ADAPTERS)

@@ -27,9 +27,9 @@ SCHEMES = {
     ),
     "hierarchical": (
         "model.sharing=hierarchical", "model.tuned_layers=all", "model.depths={mood: 1, topic: 2}",
-        "model.successive_weight=0.01", "train.balancing=uncertainty",
+        "model.successive_weight=0.01", "train.balancing=uncertainty", "model.pooling=first-last",
     ),
-    "l2": ("model.sharing=soft", "train.balancing=dwa"),
+    "l2": ("model.sharing=soft", "model.pooling=first-last", "train.balancing=dwa"),
     "cross-stitch": ("model.sharing=soft", "model.soft=cross-stitch", "model.pooling=mean", "train.balancing=gradnorm"),
 }  # fmt: skip
 FIXED = ("train.epochs=2", "train.trunk_learning_rate=0.001", "export.tolerance=0.00001")

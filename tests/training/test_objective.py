@@ -18,8 +18,9 @@ TASKS = {
     "multilabel": Task("t", "multilabel", ("a", "b", "c")),
     "ordinal": Task("t", "ordinal", ("l", "m", "h")),
     "regression": Task("t", "regression"),
+    "tagging": Task("t", "tagging", ("O", "B-x", "I-x")),
 }
-ROWS = 12
+ROWS, WORDS = 12, 5
 
 
 def _labels(kind: str) -> np.ndarray:
@@ -28,11 +29,14 @@ def _labels(kind: str) -> np.ndarray:
         return random.normal(size=ROWS).astype(np.float32)
     if kind == "multilabel":
         return (random.random((ROWS, 3)) < 0.3).astype(np.float32)
+    if kind == "tagging":
+        return np.where(np.arange(WORDS) < random.integers(1, WORDS + 1, (ROWS, 1)), random.integers(0, 3, WORDS), -1)
     return random.integers(0, TASKS[kind].num_outputs, ROWS)
 
 
 def _logits(kind: str, seed: int = 0) -> torch.Tensor:
-    return torch.randn(ROWS, TASKS[kind].num_outputs, generator=torch.Generator().manual_seed(seed))
+    words = (WORDS,) if kind == "tagging" else ()
+    return torch.randn(ROWS, *words, TASKS[kind].num_outputs, generator=torch.Generator().manual_seed(seed))
 
 
 def _objective(kind: str, **train: object) -> Objective:
@@ -94,6 +98,30 @@ def test_balanced_weights_in_a_closed_form() -> None:
     assert balanced_weights(labels, num_classes=3).tolist() == [3.0, 1.0, 1.0]
 
 
+def test_classes_of_words_are_weighed_over_words() -> None:
+    labels = np.array([[0, 0, 0], [1, -1, -1]])
+    assert balanced_weights(labels, num_classes=3, is_per_word=True).tolist() == pytest.approx([4 / 6, 4 / 2, 1.0])
+    weighed = _objective("tagging", class_weights="balanced", label_smoothing=0.1)
+    words, logits = torch.from_numpy(_labels("tagging")), _logits("tagging")
+    expected = [
+        functional.cross_entropy(
+            of_row[tags >= 0], tags[tags >= 0], reduction="none", weight=weighed.class_weight, label_smoothing=0.0
+        ).mean()
+        for of_row, tags in zip(logits, words, strict=True)
+    ]
+    plain = _objective("tagging", class_weights="balanced")
+    assert torch.allclose(plain(logits, words), torch.stack(expected))
+    assert not torch.allclose(weighed(logits, words), plain(logits, words))
+
+
+def test_a_teacher_without_a_word_says_nothing_about_it() -> None:
+    logits, teacher, labels = _logits("tagging"), _logits("tagging", 5), torch.from_numpy(_labels("tagging"))
+    teacher[:, 2:] = float("nan")
+    found = _objective("tagging", distil_weight=1.0)(logits, labels, teacher)
+    expected = _objective("tagging", distil_weight=1.0)(logits[:, :2], labels[:, :2], teacher[:, :2])
+    assert torch.allclose(found, expected)
+
+
 def test_distillation_in_a_closed_form() -> None:
     logits, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * math.log(3.0), 0.0]])
     found = _objective("binary", distil_weight=0.25, distil_temperature=2.0)(logits, torch.tensor([0]), teacher)
@@ -136,7 +164,7 @@ def test_a_student_that_only_listens_ends_at_its_teacher(kind: str) -> None:
     if kind in ("multilabel", "regression"):
         assert torch.allclose(logits, teacher, atol=0.02)
     else:
-        assert torch.allclose(logits.softmax(1), teacher.softmax(1), atol=0.01)
+        assert torch.allclose(logits.softmax(-1), teacher.softmax(-1), atol=0.01)
 
 
 def test_the_size_of_the_teacher_s_gradient_does_not_depend_on_the_temperature() -> None:

@@ -21,7 +21,7 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Cut, Tensors
 from mtlops.model.encoders import Layer, Trunk
-from mtlops.model.pooling import mean
+from mtlops.model.pooling import Pooling, mean, opened
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -54,7 +54,17 @@ class Sharing:
         self.ends = {task: self._end(task) for task in self.tasks}
         self.depth = min(self.first, len(trunk.layers) - 1, *self.ends.values())
         self.hidden = trunk.config.hidden_size
-        self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+        self.pooling: Pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+
+    @property
+    def has_first(self) -> bool:
+        """The state brings the first layer's mean along: the pooling reads it, and that layer is not trained."""
+        return self.pooling.reads_first and self.depth > 0
+
+    def state(self, trunk: Trunk, input_ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
+        """Returns the input of layer `depth`, one line a token; with `has_first` one more in front."""
+        state: Tensor = trunk(input_ids_BS, mask_BS, depth=self.depth, cut=self.cut, has_first=self.has_first)
+        return state
 
     @property
     def layers(self) -> list[Layer]:
@@ -77,12 +87,16 @@ class Sharing:
         return {"head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
 
     def start(self) -> Tensors:
-        """Returns what is trained together as it is at the start: copies of the trunk's own weights."""
+        """Returns what is trained together as it is at the start: copies of the trunk's own weights.
+
+        What attention adds for distances belongs to all layers at once, and stays as it is.
+        """
         wanted = {f"layers.{i}." for i in range(self.first, len(self.trunk.layers))}
+        elsewhere = ("layers.", "relative_bias.")
         return {
             name: parameter.detach().clone()
             for name, parameter in self.trunk.named_parameters()
-            if (".".join(name.split(".")[:2]) + "." in wanted) or (self.reads_ids and not name.startswith("layers."))
+            if (".".join(name.split(".")[:2]) + "." in wanted) or (self.reads_ids and not name.startswith(elsewhere))
         }
 
     def common(self, shared: Mapping[str, Tensor]) -> list[str]:
@@ -108,7 +122,7 @@ class Sharing:
         return self.params.tune_embeddings
 
     def embed(self, state: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
-        """Returns the input (B, S, H) of layer `depth` from the state."""
+        """Returns what `vector` starts from: the state, or the embeddings (B, S, H) of a state of token ids."""
         if not self.reads_ids:
             return state
         own = {name: tensor for name, tensor in shared.items() if not name.startswith("layers.")}
@@ -117,15 +131,16 @@ class Sharing:
 
     def embedding(self, x_BSH: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the text vectors (B, H) that drift watches: the mean over tokens of the input of layer `depth`."""
-        vectors: Tensor = mean.pool(x_BSH, mask_BS)
+        vectors: Tensor = mean.pool(self._opened(x_BSH)[1], mask_BS)
         return vectors
 
     def vector(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], task: str) -> Tensor:
-        """Returns one task's pooled vectors (B, H) from the input of layer `depth`; layers above its end do not run."""
+        """Returns one task's pooled vectors (B, H) from the state; layers above its end do not run."""
+        first_BH, x_BSH = self._opened(x_BSH)
         for position in range(self.depth, self.ends[task]):
             x_BSH = self._run(position, x_BSH, mask_BS, shared, is_last=position == self.ends[task] - 1)
-        pooled: Tensor = self.pooling.pool(x_BSH, mask_BS)
-        return pooled
+            first_BH = self._first(position, x_BSH, mask_BS, first_BH)
+        return self.pooling.over(x_BSH, mask_BS, first_BH)
 
     def vectors(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], exit_P: Tensor) -> Tensor:
         """Returns the pooled vectors of all exits (E, B, H); those of exits not in `exit_P` may be anything."""
@@ -133,9 +148,10 @@ class Sharing:
 
     def frozen(self, state_BSH: Tensor, mask_BS: Tensor) -> Tensor:
         """Returns the last token vectors (B, S, H) of the trunk before any training."""
+        x_BSH = self._opened(state_BSH)[1]
         for layer in self.layers:
-            state_BSH = layer(state_BSH, mask_BS)
-        return state_BSH
+            x_BSH = layer(x_BSH, mask_BS)
+        return x_BSH
 
     def folded(self, shared: Mapping[str, Tensor]) -> tuple[Self, Tensors]:
         """Returns the same model with the trained weights inside its layers, and what of `shared` it still takes."""
@@ -145,6 +161,13 @@ class Sharing:
 
     def _end(self, task: str) -> int:
         return len(self.trunk.layers)
+
+    def _opened(self, state_BSH: Tensor) -> tuple[Tensor | None, Tensor]:
+        return opened(state_BSH, hidden=self.hidden, has_first=self.has_first)
+
+    def _first(self, position: int, x_BSH: Tensor, mask_BS: Tensor, known: Tensor | None) -> Tensor | None:
+        """The first layer's mean (B, H), where x is that layer's output and the pooling reads it, or what is known."""
+        return mean.pool(x_BSH, mask_BS) if position == 0 and self.pooling.reads_first else known
 
     def _run(
         self, position: int, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], *, is_last: bool = False

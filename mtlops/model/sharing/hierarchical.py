@@ -47,11 +47,15 @@ class Hierarchical(Sharing):
     def vectors(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], exit_P: Tensor) -> Tensor:
         """Returns the pooled vectors of every exit; layers above the highest exit in `exit_P` do not run."""
         highest = exit_P.max()
+        first_BH, x_BSH = self._opened(x_BSH)
         pooled, start = [], self.depth
+        if start == 0:
+            x_BSH, start = self._run(0, x_BSH, mask_BS, shared), 1
+            first_BH = self._first(0, x_BSH, mask_BS, first_BH)
         for number, end in enumerate(self._ends):
             climb = partial(self._climb, shared=shared, start=start, end=end)
             x_BSH = run_if(highest >= number, climb, _stay, x_BSH, mask_BS) if number else climb(x_BSH, mask_BS)
-            pooled.append(self.pooling.pool(x_BSH, mask_BS))
+            pooled.append(self.pooling.over(x_BSH, mask_BS, first_BH))
             start = end
         return torch.stack(pooled)
 

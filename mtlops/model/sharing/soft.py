@@ -86,10 +86,11 @@ class L2(Columns):
 
     def vector(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], task: str) -> Tensor:
         """Returns one task's pooled vectors (B, H)."""
+        first_BH, x_BSH = self._opened(x_BSH)
         for position in range(self.depth, len(self.trunk.layers)):
             x_BSH = self._run_in(task, position, x_BSH, mask_BS, shared, first=self._is_first_only(position))
-        pooled: Tensor = self.pooling.pool(x_BSH, mask_BS)
-        return pooled
+            first_BH = self._first(position, x_BSH, mask_BS, first_BH)
+        return self.pooling.over(x_BSH, mask_BS, first_BH)
 
     def vectors(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], exit_P: Tensor) -> Tensor:
         """Returns the pooled vectors of all columns (T, B, H); columns that are not in `exit_P` do not run."""
@@ -126,17 +127,16 @@ class CrossStitch(Columns):
 
     def vector(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], task: str) -> Tensor:
         """Returns one task's pooled vectors (B, H)."""
-        number = self.tasks.index(task)
-        pooled: Tensor = self.pooling.pool(self._stitched(x_BSH, mask_BS, shared)[number], mask_BS)
-        return pooled
+        return self._pooled(x_BSH, mask_BS, shared)[self.tasks.index(task)]
 
     def vectors(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], exit_P: Tensor) -> Tensor:
         """Returns the pooled vectors of all columns (T, B, H)."""
-        x_TBSH = self._stitched(x_BSH, mask_BS, shared)
-        return torch.stack([self.pooling.pool(x_TBSH[number], mask_BS) for number in range(len(self.tasks))])
+        return torch.stack(self._pooled(x_BSH, mask_BS, shared))
 
-    def _stitched(self, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor]) -> Tensor:
-        """The stitched outputs (T, B, S, H) of the last layer; (T, B, 1, H) where the pooling reads one token only."""
+    def _pooled(self, state_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor]) -> list[Tensor]:
+        """The pooled vectors (B, H) of each column. Where the pooling reads one token only, the last layer has one."""
+        first_BH, x_BSH = self._opened(state_BSH)
+        firsts = [first_BH] * len(self.tasks)
         x_TBSH = x_BSH.expand(len(self.tasks), *x_BSH.shape)
         for position in range(self.depth, len(self.trunk.layers)):
             first = self._is_first_only(position)
@@ -145,7 +145,8 @@ class CrossStitch(Columns):
             x_TBSH = torch.stack(outputs)
             if (stitch := shared.get(f"stitch.{position}")) is not None:
                 x_TBSH = torch.einsum("tu,ubsh->tbsh", stitch, x_TBSH)
-        return x_TBSH
+            firsts = [self._first(position, x_TBSH[n], mask_BS, known) for n, known in enumerate(firsts)]
+        return [self.pooling.over(x_TBSH[number], mask_BS, known) for number, known in enumerate(firsts)]
 
 
 def _first_tokens(x_BSH: Tensor, mask_BS: Tensor) -> Tensor:

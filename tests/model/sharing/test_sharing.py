@@ -58,7 +58,7 @@ def _trained(sharing: Sharing, seed: int = 0) -> Tensors:
 
 
 def _state(sharing: Sharing, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return ids if sharing.reads_ids else sharing.trunk(ids, mask, depth=sharing.depth, cut=Cut.INPUT)
+    return ids if sharing.reads_ids else sharing.state(sharing.trunk, ids, mask)
 
 
 def _vector(sharing: Sharing, ids: torch.Tensor, mask: torch.Tensor, shared: Tensors, task: str) -> torch.Tensor:
@@ -70,9 +70,9 @@ def test_the_start_is_the_trunk_s_own_function(trunk: Trunk, scheme: str, poolin
     sharing, (ids, mask) = _make(trunk, scheme, pooling), _inputs()
     for task in NAMES:
         x = trunk(ids, mask, depth=0, cut=Cut.INPUT)
-        for layer in trunk.blocks[: sharing.ends[task]]:
-            x = layer(x, mask)
-        expected = sharing.pooling.pool(x, mask)
+        outputs = [x := layer(x, mask) for layer in trunk.blocks[: sharing.ends[task]]]
+        read = torch.stack([outputs[0], outputs[-1]]).mean(0) if pooling == "first-last" else outputs[-1]
+        expected = sharing.pooling.pool(read, mask)
         assert torch.allclose(_vector(sharing, ids, mask, sharing.start(), task), expected, atol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_all_exits_in_one_pass_are_each_task_alone(trunk: Trunk, scheme: str, po
     sharing, (ids, mask) = _make(trunk, scheme, pooling), _inputs()
     shared = _trained(sharing)
     folded, rest = sharing.folded(shared)
-    x = folded.trunk(ids, mask, depth=folded.depth, cut=folded.cut)
+    x = folded.state(folded.trunk, ids, mask)
     for wanted in ([0], [1], [2], [0, 2], [2, 1, 1], [0, 1, 2]):
         exit_P = torch.tensor(folded.exits)[wanted]
         vectors = folded.vectors(x, mask, rest, exit_P)
