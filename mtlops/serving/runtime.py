@@ -228,12 +228,16 @@ class Runtime:
         Raises:
             ArtefactError: the bundle's graph does not give them.
         """
-        if not self.has_embedding:
-            raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
+        self.check_embedding()
         found: dict[int, NDArray[np.float32]] = {}
         for rows, batch in _batches(self._tokenizer, texts):
             found |= dict(zip(rows, embed(self.session, *batch), strict=True))
         return np.stack([found[i] for i in range(len(texts))])
+
+    def check_embedding(self) -> None:
+        """Checks that the graph gives the vectors that drift watches. Raises ArtefactError when it does not."""
+        if not self.has_embedding:
+            raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
 
     def check_unchanged(self, before: "Runtime") -> None:
         """Checks that tasks with the same adapter and head as in `before` answer its shortest golden text alike.
