@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlops.arrow import keep_arrow_small
 from mtlops.cli import configure_logging
 from mtlops.errors import MtlopsError, UsageError, VerdictError
+from mtlops.small import keep_small
 
 if TYPE_CHECKING:
     from monitoring.triggers import Place
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         configure_logging(quiet=options.quiet)
         if arguments is None and not getattr(options, "scenario", ""):
-            keep_arrow_small()
+            keep_small()
         options.command(options)
     except MtlopsError as error:
         for line in str(error).splitlines():
