@@ -723,7 +723,7 @@ def parse_params(text: str, *, where: str = "params.yaml", overrides: Sequence[s
     try:
         params = Params.model_validate(value)
     except ValidationError as error:
-        raise UsageError("\n".join(f"{where}: {_explain(fault)}" for fault in error.errors())) from None
+        raise UsageError("\n".join(f"{where}: {said}" for said in _explanations(error, value))) from None
     return params.only(split_names(tasks)) if tasks else params
 
 
@@ -775,6 +775,30 @@ def _override(value: dict[str, Any], override: str) -> None:
         if not isinstance(value, dict):
             raise UsageError(f"--set {override}: {key!r} is not a section.")
     value[last] = _read_yaml(text, where=f"--set {path}")
+
+
+def _explanations(error: ValidationError, value: Mapping[str, Any]) -> list[str]:
+    """One line for each faulty key: where a key may be one thing or another, its fault comes once for each of them."""
+    of_key: dict[tuple[Any, ...], list[Any]] = {}
+    for fault in error.errors():
+        of_key.setdefault(_place(fault["loc"], value), []).append(fault)
+    return [_explain({**faults[0], "loc": place, "msg": _either(faults)}) for place, faults in of_key.items()]
+
+
+def _place(loc: Sequence[Any], value: Any) -> tuple[Any, ...]:
+    """The keys of a fault's place; what follows a plain value in it names the alternative that it was held against."""
+    for i, part in enumerate(loc):
+        if not isinstance(value, dict | list):
+            return tuple(loc[:i])
+        known = part in value if isinstance(value, dict) else isinstance(part, int) and part < len(value)
+        value = value[part] if known else {}
+    return tuple(loc)
+
+
+def _either(faults: Sequence[Any]) -> str:
+    first, *others = (fault["msg"] for fault in faults)
+    said = [first, *(other.removeprefix("Input should be ").partition(",")[0] for other in others)]
+    return ", or ".join(said)
 
 
 def _explain(fault: Any) -> str:

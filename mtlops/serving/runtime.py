@@ -379,20 +379,15 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
 
     Not `optimised`, every node is computed as it stands in the graph: slow, and rounded otherwise.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError("onnxruntime is not installed. Install `mtlops[cpu]` or `mtlops[gpu]`.") from None
+    provider, available = check_provider(provider)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY  # it would warn of every adapter that can be replaced
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    available = onnxruntime.get_available_providers()
-    provider = PROVIDERS.get(provider, provider)
-    if provider not in available:
-        raise UsageError(f"execution provider {provider!r} is not installed. {suggest(provider, available)}")
     try:
         # What TensorRT cannot do is done by CUDA, before the CPU is asked.
         more = [name for name in (PROVIDERS["cuda"],) if provider == PROVIDERS["tensorrt"] and name in available]
@@ -402,6 +397,23 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
     if session.get_providers()[0] != provider:
         raise UsageError(f"{provider} could not start here; ONNX Runtime fell back to {session.get_providers()[0]}.")
     return session
+
+
+def check_provider(provider: str) -> tuple[str, list[str]]:
+    """Returns an execution provider by its own name, and all that are installed.
+
+    Raises:
+        UsageError: ONNX Runtime or the provider is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError("onnxruntime is not installed. Install `mtlops[cpu]` or `mtlops[gpu]`.") from None
+    available: list[str] = onnxruntime.get_available_providers()
+    name = PROVIDERS.get(provider, provider)
+    if name not in available:
+        raise UsageError(f"execution provider {name!r} is not installed. {suggest(name, available)}")
+    return name, available
 
 
 def describe(tasks: Sequence[Task], answers: Mapping[str, Outputs], texts: Sequence[str]) -> list[dict[str, Any]]:
