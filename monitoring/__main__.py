@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlops.cli import configure_logging
 from mtlops.errors import MtlopsError, UsageError, VerdictError
+from mtlops.small import keep_small
 
 if TYPE_CHECKING:
     from monitoring.triggers import Place
@@ -26,10 +27,16 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code, the same codes as `mtlops`."""
+    """Runs one command and returns its exit code, the same codes as `mtlops`.
+
+    Args:
+        arguments: None for those of this process, which is then for this command alone and keeps small.
+    """
     try:
         options = _parser().parse_args(arguments)
         configure_logging(quiet=options.quiet)
+        if arguments is None and not getattr(options, "scenario", ""):
+            keep_small()
         options.command(options)
     except MtlopsError as error:
         for line in str(error).splitlines():

@@ -85,12 +85,17 @@ _WITH_REGISTRY = ("train", "evaluate", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code (listed in `errors.py`)."""
+    """Runs one command and returns its exit code (listed in `errors.py`).
+
+    Args:
+        arguments: None for those of this process, which is then for this command alone.
+    """
+    is_alone = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser()
         _refuse_unknown_command(arguments)
-        options = parser.parse_args(arguments)
+        options = parser.parse_args(arguments, argparse.Namespace(is_alone=is_alone))
         configure_logging(quiet=options.quiet)
         options.command(options)
     except MtlopsError as error:

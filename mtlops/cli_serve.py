@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlops.catalog import PROVIDERS, REFERENCE_VARIANT, VARIANTS
 from mtlops.errors import UsageError
+from mtlops.small import keep_small
 
 if TYPE_CHECKING:
     from mtlops.serving.follower import TrialSettings
@@ -163,6 +164,8 @@ def _stopping(command: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    if options.is_alone and options.log:
+        keep_small()
     try:
         from mtlops.serving import server
     except ImportError as error:

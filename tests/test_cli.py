@@ -103,3 +103,11 @@ def test_interrupt_is_130_and_leaves_no_output(tmp_path: Path, finished: Workspa
             process.kill()
         assert "interrupted" in process.stderr.read()
     assert not (tmp_path / "trained").exists() and not (tmp_path / "r.json").exists()
+
+
+def test_serve_refuses_an_unknown_provider_before_it_looks_for_a_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--provider", "quda"]) == 2
+    assert "execution provider 'quda' is not installed. Choose one of: " in capsys.readouterr().err

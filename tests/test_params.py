@@ -35,6 +35,11 @@ def test_minimal_params_have_every_default() -> None:
         ("suite:", "preset: cheap\nsuite:", "preset: unknown choice 'cheap'. Choose one of: balanced, fast, quality."),
         ("suite:", "preset: [fast]\nsuite:", "preset: input should be a valid string"),
         ("suite:", "preset: fast\nmodel: 3\nsuite:", "model: input should be a valid dictionary"),
+        (
+            "suite:",
+            "train: {recompute: maybe}\nsuite:",
+            "params.yaml: train.recompute: input should be 'auto', or a valid boolean; \"maybe\" given.",
+        ),
         ("suite:", "trian: {}\nsuite:", "trian: unknown key. Did you mean 'train'?"),
         ("  name: s\n", "", "suite.name: is required."),
         ("    stars:", "    tone:", ":6: 'tone' is given twice. Remove or rename one."),

@@ -41,6 +41,7 @@ SCALE = 1 << 14
 _SEED = 20071207
 _ROWS_AT_ONCE = 512
 _ROWS_FOR_BANDWIDTH = 500
+_FLIPS_AT_ONCE = 1000
 _TAIL = 0.025
 
 Floats = NDArray[np.float64]
@@ -191,8 +192,9 @@ def _test(weights: Floats, differences: Floats, *, rows: tuple[int, int], floor:
 
 def _squares(signs: Floats, vectors: Floats) -> Floats:
     """Squared lengths (R,) of the signed sums of (B, D) vectors."""
-    squares: Floats = np.einsum("rb,rb->r", signs @ (vectors @ vectors.T), signs)
-    return squares
+    products = vectors @ vectors.T
+    parts = (signs[start : start + _FLIPS_AT_ONCE] for start in range(0, len(signs), _FLIPS_AT_ONCE))
+    return np.concatenate([np.einsum("rb,rb->r", part @ products, part) for part in parts])
 
 
 def _num_blocks(rows: int) -> int:

@@ -282,12 +282,16 @@ class Runtime:
         Raises:
             ArtefactError: the bundle's graph does not give them.
         """
-        if not self.has_embedding:
-            raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
+        self.check_embedding()
         found: dict[int, NDArray[np.float32]] = {}
         for rows, batch in _batches(self._tokenizer, texts):
             found |= dict(zip(rows, embed(self.session, *batch), strict=True))
         return np.stack([found[i] for i in range(len(texts))])
+
+    def check_embedding(self) -> None:
+        """Checks that the graph gives the vectors that drift watches. Raises ArtefactError when it does not."""
+        if not self.has_embedding:
+            raise ArtefactError(f"{self.bundle.folder}: its graph has no output `embedding`. Export the bundle again.")
 
     def check_unchanged(self, before: "Runtime") -> None:
         """Checks that tasks with the same adapter and head as in `before` answer its shortest golden text alike.
@@ -477,20 +481,15 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
 
     Not `optimised`, every node is computed as it stands in the graph: slow, and rounded otherwise.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError("onnxruntime is not installed. Install `mtlops[cpu]` or `mtlops[gpu]`.") from None
+    provider, available = check_provider(provider)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY  # it would warn of every adapter that can be replaced
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    available = onnxruntime.get_available_providers()
-    provider = PROVIDERS.get(provider, provider)
-    if provider not in available:
-        raise UsageError(f"execution provider {provider!r} is not installed. {suggest(provider, available)}")
     try:
         # What TensorRT cannot do is done by CUDA, before the CPU is asked.
         more = [name for name in (PROVIDERS["cuda"],) if provider == PROVIDERS["tensorrt"] and name in available]
@@ -500,3 +499,20 @@ def open_session(path: Path, provider: str, *, threads: int, optimised: bool = T
     if session.get_providers()[0] != provider:
         raise UsageError(f"{provider} could not start here; ONNX Runtime fell back to {session.get_providers()[0]}.")
     return session
+
+
+def check_provider(provider: str) -> tuple[str, list[str]]:
+    """Returns an execution provider by its own name, and all that are installed.
+
+    Raises:
+        UsageError: ONNX Runtime or the provider is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError("onnxruntime is not installed. Install `mtlops[cpu]` or `mtlops[gpu]`.") from None
+    available: list[str] = onnxruntime.get_available_providers()
+    name = PROVIDERS.get(provider, provider)
+    if name not in available:
+        raise UsageError(f"execution provider {name!r} is not installed. {suggest(name, available)}")
+    return name, available

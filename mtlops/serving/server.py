@@ -31,6 +31,7 @@ from mtlops.serving.log import Settings as LogSettings
 from mtlops.serving.metrics import Metrics
 from mtlops.serving.operations import admin_application, metrics_application
 from mtlops.serving.rest import Rest
+from mtlops.serving.runtime import check_provider
 from mtlops.serving.service import Service, Serving
 from mtlops.serving.tracing import Tracing
 from mtlops.signatures import Verifier
@@ -134,9 +135,11 @@ def serve(options: Options, *, ready: Callable[[dict[str, int]], None]) -> None:
         ready: is told the ports by name once the first answer can be given.
 
     Raises:
+        UsageError: the execution provider is not installed.
         PlatformError: a port is taken.
         MtlopsError: the bundle cannot be served.
     """
+    check_provider(options.engine.provider)
     _allow_many_connections()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # waking its threads for a few texts costs more than them
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -51,6 +51,13 @@ class Progress:
     quarantined: int = 0
     windows: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, other: "Progress") -> None:
+        """Adds what another pass did."""
+        self.files += other.files
+        self.rows += other.rows
+        self.quarantined += other.quarantined
+        self.windows += other.windows
+
 
 class Watch:
     """Everything between the log and the verdicts.
@@ -90,13 +97,7 @@ class Watch:
         oldest = self.state.fact("files_from") or 0
         new = [file for file in files if file.name not in known and file.micros >= oldest]
         for group in _groups(new):
-            try:
-                with self.state.transaction():
-                    self._take_group(log, group, progress)
-                    self._save()
-            except BaseException:
-                self._load()
-                raise
+            progress.add(self._take_group(log, group))
         with self.state.transaction():
             self.state.remember("strange_files", strange[:20])
             read = self.state.fact("first_sequences") or {}
@@ -165,21 +166,35 @@ class Watch:
         """Yields the open windows."""
         yield from self._streams.values()
 
-    def _take_group(self, log: PredictionLog, group: Sequence[LogFile], progress: Progress) -> None:
-        for file in group:
-            reason: str | None = None
-            rows = 0
+    def _take_group(self, log: PredictionLog, group: Sequence[LogFile]) -> Progress:
+        """Takes files in one transaction: one that turns out to be damaged half way is as if it had not been begun."""
+        damaged: dict[str, str] = {}
+        while True:
             try:
-                table = log.read(file)
+                with self.state.transaction():
+                    done = self._take_files(log, group, damaged)
+                    self._save()
+                return done
             except DamagedFileError as error:
-                reason = str(error)
+                damaged[error.name] = str(error)
+                self._load()
+            except BaseException:
+                self._load()
+                raise
+
+    def _take_files(self, log: PredictionLog, group: Sequence[LogFile], damaged: Mapping[str, str]) -> Progress:
+        progress = Progress()
+        for file in group:
+            reason, rows = damaged.get(file.name), 0
+            if reason is not None:
                 progress.quarantined += 1
                 self.state.tell("log", f"{file.name}: set aside: {reason}", time=file.micros)
                 logger.warning("%s/%s: set aside: %s", log.url, file.name, reason)
             else:
-                rows = table.num_rows
                 take = self.take_predictions if file.table == PREDICTIONS else self.take_labels
-                progress.windows += take(table)
+                for table in log.read(file):
+                    rows += table.num_rows
+                    progress.windows += take(table)
                 self.volumes.close(self.state.fact("newest") or 0)
             self.state.run(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", file.name, file.table, file.writer, file.sequence,
@@ -189,6 +204,7 @@ class Watch:
             progress.rows += rows
         if self.state.rows("SELECT 1 FROM waiting LIMIT 1"):
             progress.windows += self._join()
+        return progress
 
     def _join(self) -> list[dict[str, Any]]:
         """Labels meet the answers that they are about; the others wait."""

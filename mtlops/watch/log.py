@@ -1,11 +1,13 @@
 """The prediction log as a reader sees it: which files there are, and their rows or what is wrong with them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mtlops.errors import MtlopsError, UsageError
@@ -14,14 +16,25 @@ from mtlops.storage import open_storage
 
 SCHEMAS = {PREDICTIONS: PREDICTION_SCHEMA, FEEDBACK: FEEDBACK_SCHEMA}
 
+_ROWS_AT_ONCE = 4096
+
 _NAME = re.compile(r"(?P<table>predictions|feedback)/date=(?P<date>\d{4}-\d\d-\d\d)/"
                    r"(?P<micros>\d{20})-(?P<writer>[A-Za-z0-9_.]+)-(?P<sequence>\d{8})\.parquet")  # fmt: skip
 
 
 class DamagedFileError(MtlopsError):
-    """A file of the log cannot be used; it is set aside and reported, never skipped in silence."""
+    """A file of the log cannot be used; it is set aside and reported, never skipped in silence.
+
+    Args:
+        name: of the file.
+        reason: what is wrong with it.
+    """
 
     exit_code = 3
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
 
 
 @dataclass(frozen=True, order=True)
@@ -81,20 +94,23 @@ class PredictionLog:
                                      name, size))  # fmt: skip
         return sorted(found), sorted(strange)
 
-    def read(self, file: LogFile) -> pa.Table:
-        """Returns the rows of a file, with the columns of its schema.
+    def read(self, file: LogFile) -> Iterator[pa.Table]:
+        """Yields the rows of a file, some thousands at once, with the columns of its schema; no request is cut in two.
 
         Raises:
-            DamagedFileError: it is no Parquet file, cut off, or has other columns; the message says which.
+            DamagedFileError: it is no Parquet file, cut off, or has other columns; the message says which. What was
+                yielded before belongs to a file that cannot be used.
         """
         content = self._storage.read(file.name)
         if content is None:
-            raise DamagedFileError("it has gone between listing and reading")
+            raise DamagedFileError(file.name, "it has gone between listing and reading")
         try:
-            table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+            yield from _whole_requests(_fitting(content, SCHEMAS[file.table]))
+        except _OtherColumnsError as error:
+            raise DamagedFileError(file.name, str(error)) from None
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedFileError(f"cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-        return _fit(table, SCHEMAS[file.table])
+            said = str(error).splitlines()[0]
+            raise DamagedFileError(file.name, f"cannot be read as Parquet ({said})") from None
 
     def _folders(self, since: date | None) -> Iterable[str]:
         if since is None:
@@ -104,11 +120,39 @@ class PredictionLog:
         return [f"{table}/date={day:%Y-%m-%d}" for table in (PREDICTIONS, FEEDBACK) for day in dates]
 
 
-def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    missing = [name for name in schema.names if name not in table.column_names]
+class _OtherColumnsError(Exception):
+    """A table does not have the columns of its schema."""
+
+
+def _fitting(content: bytes, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yields the rows of a Parquet file in the columns of a schema."""
+    file = pq.ParquetFile(pa.BufferReader(content))
+    missing = [name for name in schema.names if name not in file.schema_arrow.names]
     if missing:
-        raise DamagedFileError(f"lacks the column {missing[0]!r}; it was written by another version of mtlops")
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DamagedFileError(f"has columns of other types ({str(error).splitlines()[0]})") from None
+        raise _OtherColumnsError(f"lacks the column {missing[0]!r}; it was written by another version of mtlops")
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=schema.names, use_threads=False):
+        try:
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+        except (pa.ArrowException, ValueError) as error:
+            raise _OtherColumnsError(f"has columns of other types ({str(error).splitlines()[0]})") from None
+
+
+def _whole_requests(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yields the same rows, cut only where one request ends and another begins: its rows are judged together."""
+    held: pa.Table | None = None
+    for table in tables:
+        if held is None:
+            held = table
+            continue
+        end = _end_of_whole_requests(held, table)
+        if end:
+            yield held.slice(0, end)
+        held = pa.concat_tables([held.slice(end), table])
+    if held is not None:
+        yield held
+
+
+def _end_of_whole_requests(table: pa.Table, following: pa.Table) -> int:
+    """How many rows come before those of a request that goes on in the table that follows."""
+    others = np.flatnonzero(pc.not_equal(table["request_id"], following["request_id"][0]).to_numpy())
+    return int(others[-1]) + 1 if len(others) else 0

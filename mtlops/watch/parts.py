@@ -125,17 +125,18 @@ def profile_part(
     listed, _ = log.files()
     files = [file for file in listed if file.table == PREDICTIONS and since <= file.day <= until]
     digest = sha256("\n".join(file.name for file in files).encode()).hexdigest()[:16]
-    streams = {name: Stream.fresh(reference, TRAFFIC) for name, reference in references.by_name.items()}
+    streams = _fresh(references)
     counts: Counter[str] = Counter()
     aside: list[tuple[str, str]] = []
     for file in _files_of(files, share):
         counts["files"] += 1
         try:
-            table = log.read(file)
+            found, of_rows = _count(log, file, references)
         except DamagedFileError as error:
             aside.append((file.name, str(error)))
             continue
-        _add(streams, answered_by(table, references.bundle_id, references.tasks), references=references, counts=counts)
+        streams = {name: stream.merged(found[name]) for name, stream in streams.items()}
+        counts.update(of_rows)
     return Part(share, references.bundle_id, digest, streams, counts, tuple(aside))
 
 
@@ -190,6 +191,18 @@ def _files_of(files: Sequence[LogFile], share: Share) -> list[LogFile]:
             found.append(file)
         before += file.bytes
     return found
+
+
+def _fresh(references: References) -> dict[str, Stream]:
+    return {name: Stream.fresh(reference, TRAFFIC) for name, reference in references.by_name.items()}
+
+
+def _count(log: PredictionLog, file: LogFile, references: References) -> tuple[dict[str, Stream], Counter[str]]:
+    """The rows of one file, counted apart from the others: it may turn out to be damaged half way."""
+    streams, counts = _fresh(references), Counter[str]()
+    for table in log.read(file):
+        _add(streams, answered_by(table, references.bundle_id, references.tasks), references=references, counts=counts)
+    return streams, counts
 
 
 def _add(streams: dict[str, Stream], answered: Answered, *, references: References, counts: Counter[str]) -> None:

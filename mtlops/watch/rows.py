@@ -176,10 +176,11 @@ def parse_predictions(table: pa.Table, tasks: Sequence[Task]) -> Parsed:
     inputs = _Inputs(table, first_of)
     is_whole = (num_tasks == len(tasks))[row_of]
     names = np.asarray(table["task"].to_pylist(), dtype=object)
+    answers = table.select(["label", "probabilities", "value"])
     for task in tasks:
         chosen = np.flatnonzero(names == task.name)
         if len(chosen):
-            outputs, is_good = _outputs(task, table.take(chosen), parsed)
+            outputs, is_good = _outputs(task, answers.take(pa.array(chosen)), parsed)
             chosen = chosen[is_good]
             wanted = np.where(is_whole[chosen], -1, inputs.position_of[row_of[chosen]])
             parsed.samples[task.name] = _sample(table, chosen, inputs=inputs.at(wanted), outputs=outputs)

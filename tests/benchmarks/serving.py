@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,14 @@ def model(suite: Path, bundle: Bundle, texts: Sequence[str]) -> list[str]:
     return [
         "### The model",
         "",
-        "The same graph as the bundle's, with fresh adapters, none in the lowest layers. A session a task has",
-        "one task's adapters alone, the trunk cut and the last layer pooled as in the graph of all tasks.",
+        "The same graph as the bundle's, with fresh adapters, none in the lowest layers. Plain exports are what a team",
+        "has that exports each task's model as it is: one task's adapters, every layer computed for every token. “One",
+        "a task” is the harder reference: our own graph with one task, whose last layer computes only the token that",
+        "is pooled, as in the graph of all tasks.",
         "",
-        *table(["layers without", "rows", "what", "CPU ms a text", "CPU of the fp32 sessions over its own"], rows),
+        *table(
+            ["layers without", "rows", "what", "CPU ms a text", "CPU of the plain fp32 sessions over its own"], rows
+        ),
     ]
 
 
@@ -112,6 +117,8 @@ def _contestants(
     found: dict[str, Callable[[], None]] = {}
     for number in ("fp32", "int8"):
         sessions, session = [opened(f"one.{number}") for _ in range(num_tasks)], opened(f"all.{number}")
+        plain = [opened(f"plain.{number}") for _ in range(num_tasks)]
+        found[f"{number}: {num_tasks} sessions, plain exports"] = partial(alone, plain)
         found[f"{number}: {num_tasks} sessions, one a task"] = partial(alone, sessions)
         found[f"{number}: one graph, {num_tasks} tasks"] = partial(together, session, range(num_tasks))
         found[f"{number}: one graph, one task"] = partial(together, session, [0])
@@ -200,7 +207,7 @@ def _around_tiny(folder: Path) -> dict[int, str]:
     work = make_workspace(folder / "tiny")
     run_all(work)
     runtime, found = Runtime(Bundle.open(work.bundle), threads=1), {}
-    options = ("--workers", "1", "--log", str(folder / "log"))
+    options = ("--workers", "1", "--threads", "1", "--log", str(folder / "log"))
     with serving(folder / "tiny-server", "--bundle", str(work.bundle), *options) as running:
         for clients in _CLIENTS:
             _around(running, runtime, clients)
@@ -297,9 +304,11 @@ def _write_graphs(suite: Path, folder: Path, *, drop: int, calibration: Sequence
     pairs = PairModel(trunk, model.model.model_copy(update={"adapter_drop": drop}))
     fresh = [pairs.adapter.bank(pairs.init(task, Generator().manual_seed(0)), training=False) for task in model.tasks]
     found = {}
-    for name, tensors in (("all", fresh), ("one", fresh[:1])):
+    plain = PairModel(trunk, pairs.params)
+    plain.pooling = replace(plain.pooling, first_token_only=False)
+    for name, model_, tensors in (("all", pairs, fresh), ("one", pairs, fresh[:1]), ("plain", plain, fresh[:1])):
         found |= {f"{name}.{number}": folder / f"{name}.{number}.onnx" for number in ("fp32", "int8")}
-        write_onnx(PairsGraph(trunk, pairs, tasks=tensors, embedding="last"), found[f"{name}.fp32"], opset=20)
+        write_onnx(PairsGraph(trunk, model_, tasks=tensors, embedding="last"), found[f"{name}.fp32"], opset=20)
         positions = np.arange(len(tensors), dtype=np.int64)
         passes = (
             {

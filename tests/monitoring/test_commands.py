@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from monitoring.__main__ import main
 from mtlops.bundle import Bundle
+from tests.clones import ROOT
 from tests.tiny_suite import Workspace
 from tests.watch.logs import MOOD, World, Writer
 from tests.watch.test_kills import PARAMS
@@ -39,6 +43,24 @@ def test_once_says_what_moved_writes_the_report_and_ends(
     assert main([*arguments, "--json", "--exit-code"]) == 6
     done = json.loads(capsys.readouterr().out)
     assert (done["files"], done["level"], done["levels"]["mood"]) == (0, "drifted", "drifted")
+
+
+def test_a_pass_does_without_pandas_though_arrow_would_import_it(place: Path, bundle: Bundle) -> None:
+    program = """
+import runpy, sys
+sys.argv[0] = "monitoring"
+try:
+    runpy.run_module("monitoring", run_name="__main__")
+finally:
+    import pyarrow
+    print("pandas" in sys.modules, pyarrow.default_memory_pool().backend_name, file=sys.stderr)
+    import pandas
+"""
+    command = [sys.executable, "-c", program, "once", "--bundle", str(bundle.folder), "--log", "log", "--state", "s"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert "mood           drifted" in done.stdout
+    assert done.stderr.splitlines()[-1] == "False system"
 
 
 def test_reset_forgets_a_task_with_a_record(place: Path, bundle: Bundle, capsys: pytest.CaptureFixture) -> None:

@@ -123,7 +123,7 @@ def test_an_alarm_is_told_once_to_everybody_and_again_where_it_was_not_taken(bun
         assert (len(posts), len(mails)) == (1, 1)
     assert outbox(tmp_path / "state.sqlite") == [("sent", 2), ("sent", 1)]
     said = posts[0]["message"]
-    for part in ("Task: mood of small", "Since: 2026-03-01T", "- input: text.characters: ", ", floor 0.02, 300 rows",
+    for part in ("Task: mood of small", "Since: 2026-03-01T", "- input: text.characters: ", ", floor 0.025, 300 rows",
                  "covariate shift: The texts are others", "What to do: The texts are new", "number 599"):  # fmt: skip
         assert part in said, said
     assert "effect" in said and "[" in said

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mtlops.bundle import Bundle
@@ -159,6 +160,34 @@ def test_a_damaged_file_is_set_aside_and_reported(bundle: Bundle, tmp_path: Path
     assert bad.name in row["name"] and reason in row["reason"]
     assert any("set aside" in event["text"] for event in watch.state.events())
     assert catch_up(watch, tmp_path).files == 0
+
+
+def test_a_file_damaged_half_way_counts_as_if_it_had_not_been_begun(bundle: Bundle, tmp_path: Path) -> None:
+    counts, found = [], []
+    for folder in (tmp_path / "without", tmp_path / "with"):
+        writer, world = Writer(folder, bundle.id), World(1)
+        writer.traffic(world, 400)
+        after = World(2)
+        if folder.name == "with":
+            _break_the_end(Writer(folder, bundle.id, name="w0").traffic(World(3), 3000))
+        writer.traffic(after, 400)
+        watch = opened(bundle)
+        progress = catch_up(watch, folder)
+        found.append(windows(watch))
+        counts.append((progress.rows, progress.quarantined, watch.state.counts()))
+    (rows, none, before), (same_rows, one, now) = counts
+    assert (rows, none) == (same_rows, 0) and one == 1 and before == now and found[0] == found[1]
+    assert "cannot be read as Parquet" in watch.state.rows("SELECT reason FROM files WHERE reason IS NOT NULL")[0][0]
+
+
+def _break_the_end(path: Path) -> None:
+    """Damages the last of a file's row groups: the first ones can still be read."""
+    pq.write_table(pq.read_table(path), path, row_group_size=4500, compression="zstd")
+    last = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = last.dictionary_page_offset or last.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
 
 
 def test_a_number_that_a_writer_left_out_is_reported_when_it_stays_away(bundle: Bundle, tmp_path: Path) -> None:

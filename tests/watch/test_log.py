@@ -1,5 +1,6 @@
 """What a reader makes of a log: order, names that are none, files of another shape, any URL."""
 
+import itertools
 from datetime import date
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_a_file_of_another_shape_is_damaged(bundle: Bundle, tmp_path: Path, chan
     pq.write_table(change(pq.read_table(path)), path)
     log = PredictionLog(str(tmp_path))
     with pytest.raises(DamagedFileError, match=said):
-        log.read(log.files()[0][0])
+        list(log.read(log.files()[0][0]))
 
 
 def test_a_later_schemas_new_column_is_left_out(bundle: Bundle, tmp_path: Path) -> None:
@@ -66,7 +67,18 @@ def test_a_later_schemas_new_column_is_left_out(bundle: Bundle, tmp_path: Path) 
     table = pq.read_table(path)
     pq.write_table(table.append_column("new", pa.array([1] * table.num_rows)), path)
     log = PredictionLog(str(tmp_path))
-    assert log.read(log.files()[0][0]).schema == PREDICTION_SCHEMA
+    assert [found.schema for found in log.read(log.files()[0][0])] == [PREDICTION_SCHEMA]
+
+
+def test_a_large_file_comes_in_tables_that_cut_no_request(bundle: Bundle, tmp_path: Path) -> None:
+    path = Writer(tmp_path, bundle.id).traffic(World(1), 4000)
+    table = pq.read_table(path)
+    log = PredictionLog(str(tmp_path))
+    found = list(log.read(log.files()[0][0]))
+    assert len(found) > 2 and max(part.num_rows for part in found) < 5000
+    assert pa.concat_tables(found).equals(table.cast(PREDICTION_SCHEMA))
+    requests = [set(part["request_id"].to_pylist()) for part in found]
+    assert not any(a & b for a, b in itertools.pairwise(requests))
 
 
 def test_a_log_in_an_object_store(bundle: Bundle, tmp_path: Path) -> None:
@@ -75,5 +87,5 @@ def test_a_log_in_an_object_store(bundle: Bundle, tmp_path: Path) -> None:
     system.put(str(tmp_path), "/logged", recursive=True)
     log = PredictionLog("memory://logged")
     [file] = log.files()[0]
-    assert log.read(file).num_rows == 3
+    assert [found.num_rows for found in log.read(file)] == [3]
     system.rm("/logged", recursive=True)
