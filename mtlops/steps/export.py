@@ -28,7 +28,8 @@ from mtlops.model.sharing.anatomy import make
 from mtlops.model.trained import TASK_FILES, TrainedModel, load_model, save_tensors
 from mtlops.params import Params
 from mtlops.report import write_report
-from mtlops.serving.runtime import Runtime, golden_logits, open_session
+from mtlops.serving.passes import golden_logits, open_session
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.profiles import REFERENCE, Profiler, write_references
 from mtlops.steps.taking_over import (
     Golden,

@@ -20,9 +20,10 @@ from mtlops.params import Drift
 from mtlops.serving.batching import Batcher
 from mtlops.serving.description import describe
 from mtlops.serving.limits import Limits
+from mtlops.serving.passes import PAIRS
 from mtlops.serving.questions import Answer, Question, question
 from mtlops.serving.refusal import Refusal
-from mtlops.serving.runtime import PAIRS, Runtime
+from mtlops.serving.runtime import Runtime
 from mtlops.serving.tensors import Tensor
 from mtlops.watch.engine import Watch
 from mtlops.watch.log import PredictionLog
