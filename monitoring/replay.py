@@ -15,7 +15,7 @@ from mtlops.drift.columns import text_columns
 from mtlops.errors import DataError, UsageError
 from mtlops.params import Params
 from mtlops.prediction_log import FEEDBACK_SCHEMA, PREDICTION_SCHEMA
-from mtlops.serving.runtime import PAIRS
+from mtlops.serving.passes import PAIRS
 from mtlops.tasks import Task
 from mtlops.watch.engine import Watch
 from mtlops.watch.references import References

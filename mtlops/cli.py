@@ -61,7 +61,8 @@ STEPS: Mapping[str, StepCommand] = MappingProxyType({
         {"prepared": _PREPARED, "encoder": _ENCODER, "out": _TRAINED, "cache": _CACHE, "report": _REPORT},
     ),
     "prune": StepCommand(
-        "remove the least important units of trained adapters, and say what it costs", "mtlops.steps.prune:prune",
+        "remove the least important units of trained adapters or layers, and say what it costs",
+        "mtlops.steps.prune:prune",
         {"prepared": _PREPARED, "encoder": _ENCODER, "trained": _TRAINED, "out": "folder of the pruned model",
          "cache": _CACHE, "report": _REPORT},
     ),

@@ -12,6 +12,7 @@ from mtlops.export.graph import INPUTS, OUTPUTS
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.sharing.anatomy import Sharing
+from mtlops.model.trunk_pruning import shrink
 
 
 class RowsGraph(nn.Module):
@@ -30,6 +31,8 @@ class RowsGraph(nn.Module):
     def __init__(self, sharing: Sharing, shared: Mapping[str, Tensor], tasks: Sequence[Tensors]) -> None:
         super().__init__()
         self._sharing, rest = sharing.folded(shared)
+        for layer in self._sharing.trained:
+            shrink(layer)
         self.trunk, self.copies = self._sharing.trunk, nn.ModuleList(self._sharing.copies)
         self.register_buffer("exit_T", torch.tensor(self._sharing.exits))
         self.bank, self.rest = nn.Module(), nn.Module()

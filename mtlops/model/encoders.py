@@ -58,6 +58,11 @@ class Layer(nn.Module):
         self.output = nn.Linear(config.intermediate_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
 
+    @property
+    def has_relative_bias(self) -> bool:
+        """Its attention adds a number for the distance of two tokens."""
+        return self._relative[0] is not None
+
     def forward(self, x_BSH: Tensor, mask_BS: Tensor, *, first_token_only: bool = False) -> Tensor:
         """Returns the layer's output without an adapter: (B, S, H), or (B, 1, H) with `first_token_only`."""
         return self.resume(x_BSH, mask_BS, cut=Cut.INPUT, first_token_only=first_token_only)

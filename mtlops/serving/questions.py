@@ -20,8 +20,9 @@ from mtlops.decoding import Outputs
 from mtlops.errors import UsageError
 from mtlops.serving.description import describe_tags, label_names
 from mtlops.serving.limits import Limits
+from mtlops.serving.passes import EMBEDDING
 from mtlops.serving.refusal import Refusal, bad
-from mtlops.serving.runtime import EMBEDDING, Runtime
+from mtlops.serving.runtime import Runtime
 from mtlops.serving.tensors import Tensor
 from mtlops.tasks import Task
 

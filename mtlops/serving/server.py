@@ -30,8 +30,8 @@ from mtlops.serving.log import PredictionLog
 from mtlops.serving.log import Settings as LogSettings
 from mtlops.serving.metrics import Metrics
 from mtlops.serving.operations import admin_application, metrics_application
+from mtlops.serving.passes import check_provider
 from mtlops.serving.rest import Rest
-from mtlops.serving.runtime import check_provider
 from mtlops.serving.service import Service, Serving
 from mtlops.serving.tracing import Tracing
 from mtlops.signatures import Verifier

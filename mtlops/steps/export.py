@@ -29,7 +29,8 @@ from mtlops.model.sharing.anatomy import make
 from mtlops.model.trained import TASK_FILES, TrainedModel, load_model, save_tensors
 from mtlops.params import Params
 from mtlops.report import write_report
-from mtlops.serving.runtime import Runtime, golden_logits, open_session
+from mtlops.serving.passes import golden_logits, open_session
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.profiles import REFERENCE, Profiler, write_references
 from mtlops.steps.taking_over import (
     Golden,
@@ -99,7 +100,7 @@ def export(
         max_error = check(parities, tolerance=params.export.tolerance)
         logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
         _copy_parts(folder, encoder=encoder, trained=trained, model=model)
-        _write_shared(folder / "trunk", graph, model)
+        _write_shared(folder / "trunk", encoder, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
         texts = _golden_texts(params, prepared, model) if update is None else golden_texts(update)
         golden = golden_logits(session, tokenizer, model.tasks, texts)
@@ -193,14 +194,19 @@ def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | Ro
     return RowsGraph(make(trunk, model.model, [task.name for task in model.tasks]), model.shared, tensors)
 
 
-def _write_shared(folder: Path, graph: PairsGraph | RowsGraph, model: TrainedModel) -> None:
-    """Puts what the tasks trained together into the bundle's trunk: into its weights, or beside them as columns."""
+def _write_shared(folder: Path, encoder: Path, model: TrainedModel) -> None:
+    """Puts what the tasks trained together into the bundle's trunk: into its weights, or beside them as columns.
+
+    In full: what was pruned is zero there, while the graph does without.
+    """
     if not model.shared:
         return
     if model.model.sharing == "soft":
         save_tensors(folder / "columns.safetensors", model.shared)
     else:
-        save_trunk(graph.trunk, folder / "model.safetensors")
+        trunk = load_trunk(encoder)
+        trunk.load_state_dict(dict(model.shared), strict=False)
+        save_trunk(trunk, folder / "model.safetensors")
 
 
 def _trunk_facts(folder: Path, model: TrainedModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""prune: a trained model in, the same with narrower adapters out, with what that costs."""
+"""prune: a trained model in, the same with narrower adapters or trained layers out, with what that costs."""
 
 import logging
 import shutil
@@ -21,6 +21,7 @@ from mtlops.model.pruning import prune as prune_units
 from mtlops.model.trained import save_model, save_task
 from mtlops.params import Params
 from mtlops.report import write_report
+from mtlops.steps.shared_layers import prune_layers
 from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
@@ -35,8 +36,8 @@ class TaskCost:
     """What pruning did to one task.
 
     Attributes:
-        units: width of its bottlenecks before and after.
-        parameters: of adapter and head, before and after.
+        units: width of its bottlenecks before and after; of trained layers, units of the feed-forward blocks of all.
+        parameters: of adapter and head, before and after; of trained layers, those of all.
         primary: the metric that follows.
         valid: that metric on validation rows, before and after.
         change: after minus before.
@@ -77,6 +78,9 @@ def prune(
 ) -> Pruned:
     """Keeps the most important share `keep` of the units of every adapter of every task, and writes the model folder.
 
+    Where tasks train layers of the trunk together, those lose attention heads and feed-forward units instead, all
+    tasks at once (`model.trunk_pruning`): zeros in the files, gone in the exported graph.
+
     Importance is measured on training rows (`model.pruning.importance`), the cost on validation rows; nothing is
     trained again. Tasks of the model that `params` does not name keep their files to the bit; where tasks then differ
     in width, the graph pads the narrower ones with units that add nothing.
@@ -92,6 +96,8 @@ def prune(
     predictor = Predictor(trained, encoder, cache=cache)
     model = predictor.model
     _check(params, predictor)
+    if model.model.shares_weights:
+        return _prune_layers(params, predictor, keep=keep, prepared=prepared, trained=trained, out=out, report=report)
     pruned = {task.name: _pruned(task, prepared, predictor, keep=keep) for task in params.tasks()}
     tensors = {**model.tensors, **pruned}
     costs = {task.name: _cost(task, prepared, predictor, pruned[task.name]) for task in params.tasks()}
@@ -114,6 +120,34 @@ def prune(
     return Pruned(path=str(out), keep=keep, tasks=costs)
 
 
+def _prune_layers(
+    params: Params, predictor: Predictor, *, keep: float, prepared: Path, trained: Path, out: Path, report: Path
+) -> Pruned:
+    """The same for layers that the tasks trained together."""
+    model, found = predictor.model, prune_layers(params, predictor, prepared=prepared, keep=keep)
+    costs = {
+        task.name: TaskCost(
+            found.total("units"), found.total("parameters"), task.primary, found.valid[task.name],
+            round(found.valid[task.name][1] - found.valid[task.name][0], 6),
+        )
+        for task in model.tasks
+    }  # fmt: skip
+    with atomic_folder(out) as folder:
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+        save_model(
+            folder, encoder=model.encoder, model=model.model, max_tokens=model.max_tokens, tasks=model.tasks,
+            shared=found.shared,
+        )  # fmt: skip
+    logger.info("heads=%d->%d units=%d->%d parameters=%d->%d", *found.total("heads"), *found.total("units"),
+                *found.total("parameters"))  # fmt: skip
+    content = {
+        "schema_version": SCHEMA_VERSION, "keep": keep, "pruned": {n: asdict(c) for n, c in costs.items()},
+        "layers": found.layers,
+    }  # fmt: skip
+    write_report(report, content)
+    return Pruned(path=str(out), keep=keep, tasks=costs)
+
+
 def _check(params: Params, predictor: Predictor) -> None:
     model = predictor.model
     names = [task.name for task in model.tasks]
@@ -123,10 +157,12 @@ def _check(params: Params, predictor: Predictor) -> None:
                 f"the trained model has no task {task.name!r} like the one in params.yaml. "
                 f"{suggest(task.name, names)} Name the tasks to prune with --tasks, or train again."
             )
+    if model.model.shares_weights:
+        return
     if model.model.sharing != "adapters":
         raise UsageError(
-            f"model.sharing {model.model.sharing!r}: only adapters can be pruned, this model has none: its tasks train "
-            f"layers of the trunk."
+            f"model.sharing {model.model.sharing!r} without tuned layers: this model trained heads alone, which have "
+            f"nothing to remove."
         )
     if not width(model.tensors[names[0]]):
         other = " Use model.fusion_keep." if model.model.adapter == "fusion" else ""

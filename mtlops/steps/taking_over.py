@@ -12,7 +12,7 @@ from mtlops.data.tokenisation import Tokenizer
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.model.predictor import Predictor
 from mtlops.params import Params
-from mtlops.serving.runtime import expected_logits, golden_logits, open_session
+from mtlops.serving.passes import expected_logits, golden_logits, open_session
 from mtlops.steps.profiles import REFERENCE, Profiler, update_references
 from mtlops.steps.tradeoff import check_equal
 from mtlops.steps.updates import Update

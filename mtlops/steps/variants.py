@@ -18,7 +18,8 @@ from mtlops.errors import ArtefactError
 from mtlops.export.graph import structure
 from mtlops.model.predictor import Predictor
 from mtlops.params import Params
-from mtlops.serving.runtime import GOLDEN_TOLERANCE, golden_logits, open_session, run, task_logits
+from mtlops.serving.passes import golden_logits, open_session, run, task_logits
+from mtlops.serving.runtime import GOLDEN_TOLERANCE
 from mtlops.steps.taking_over import Golden, keep_golden
 from mtlops.steps.updates import Update
 from mtlops.tasks import Task

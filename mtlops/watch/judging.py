@@ -248,7 +248,11 @@ def _estimates(task: Task, outputs: Outputs, *, reference: Profile, current: Pro
     alone, which counts keep). Blind to concept shift by construction.
     """
     part = current.parts.get("estimate.accuracy")
-    if part is None or not isinstance(part.sketch, Mean) or not part.sketch.rows or outputs.probabilities is None:
+    if part is None or not isinstance(part.sketch, Mean) or not part.sketch.rows:
+        return {}
+    if task.per_word:
+        return {"accuracy": float(np.clip(part.sketch.mean, 0.0, 1.0))}
+    if outputs.probabilities is None:
         return {}
     found = {"accuracy": float(_kept(task, outputs, reference).mean())}
     if task.kind in _EXCLUSIVE and outputs.labels is not None:

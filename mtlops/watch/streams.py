@@ -110,8 +110,9 @@ class Stream:
         )  # fmt: skip
 
     def _keep(self, sample: Sample) -> None:
-        if sample.outputs is None:
-            return
+        shares = None if sample.outputs is None else sample.outputs.probabilities
+        if sample.outputs is None or (shares is not None and shares.ndim == 3):
+            return  # Words: their number differs from row to row, and counts say what is estimated of them.
         have = len(next(iter(self.kept.values()))) if self.kept else 0
         room = MOST_ANSWERS - have
         found = {**vars(sample.outputs), "encoded": sample.encoded}

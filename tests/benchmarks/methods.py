@@ -33,7 +33,7 @@ from mtlops.model.predictor import Backbone, Predictor
 from mtlops.model.sharing.anatomy import make
 from mtlops.model.trained import TASK_FILES, load_model
 from mtlops.params import Params, read_params
-from mtlops.serving.runtime import open_session, run
+from mtlops.serving.passes import open_session, run
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
 from mtlops.steps.prepare import prepare

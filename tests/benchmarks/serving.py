@@ -27,7 +27,8 @@ from mtlops.bundle import Bundle
 from mtlops.data.prepared import read_split
 from mtlops.data.tokenisation import pad
 from mtlops.registry import Registry
-from mtlops.serving.runtime import Runtime, embed, open_session, run
+from mtlops.serving.passes import embed, open_session, run
+from mtlops.serving.runtime import Runtime
 from tests.benchmarks.page import machine, table, write_part
 from tests.serving.processes import Server, serving
 from tests.serving.variants import retrained, with_many_tasks

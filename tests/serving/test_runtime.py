@@ -16,7 +16,8 @@ from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
 from mtlops.serving.description import describe
-from mtlops.serving.runtime import PAIRS, Runtime
+from mtlops.serving.passes import PAIRS
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.export import export
 from mtlops.steps.profiles import Profiler
 from tests.serving.variants import retrained

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtlops.bundle import Bundle
+from mtlops.data.prepared import read_split
 from mtlops.decoding import Outputs
 from mtlops.drift.columns import prediction_columns
 from mtlops.errors import UsageError
 from mtlops.export.layouts import write_triton
+from mtlops.params import Drift
 from mtlops.serving.batching import Batcher
 from mtlops.serving.description import describe
 from mtlops.serving.limits import Limits
+from mtlops.serving.passes import PAIRS
 from mtlops.serving.questions import Answer, Question, question
 from mtlops.serving.refusal import Refusal
-from mtlops.serving.runtime import PAIRS, Runtime
+from mtlops.serving.runtime import Runtime
 from mtlops.serving.tensors import Tensor
+from mtlops.watch.engine import Watch
+from mtlops.watch.log import PredictionLog
+from mtlops.watch.references import References
 from mtlops.watch.rows import parse_predictions
+from mtlops.watch.state import State
 from tests.serving.processes import serving
 from tests.tagged_suite import Tagged
 
@@ -144,6 +152,32 @@ def test_the_server_answers_logs_and_the_monitor_reads_the_same(
     assert first.keys() == known.keys()
     for name in known:
         np.testing.assert_allclose(first[name].values, known[name].values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.e2e
+def test_the_monitor_windows_tags_and_finds_that_their_shares_moved(tagged: Tagged, tmp_path: Path) -> None:
+    """Files of the log whose longest texts differ go into one window; its estimate is the tags' mean confidence."""
+    texts = read_split(tagged.root / "data/prepared", "names", "test")["text"].to_pylist()
+    log, drift = tmp_path / "log", Drift(window_rows=200, min_rows=20)
+    options = ("--bundle", str(tagged.bundle), "--log", str(log), "--max-rows", "64", "--log-flush-rows", "64")
+    with serving(tmp_path / "server", *options) as server:
+        for number in range(12):
+            short = number < 6
+            some = [text for text in texts if (text.count(" ") < 8) == short]
+            batch = (some * 20)[:64] if short else ["phone car phone car"] * 64
+            server.predict(*batch, tasks=["names"])
+            time.sleep(0.05)
+        assert server.stop() == 0
+    watch = Watch(drift, References.of_bundle(tagged.bundle), State(":memory:"))
+    reader = PredictionLog(str(log))
+    watch.catch_up(reader, listed=reader.files())
+    assert watch.state.counts()["rows"] == 12 * 64
+    windows = watch.state.windows("names", source="traffic", limit=10)
+    assert len(windows) >= 3
+    first = windows[-1]["metrics"]["estimated"]["accuracy"]
+    assert 0.3 < first <= 1.0
+    found = watch.state.rows("SELECT level FROM detectors WHERE name = 'names' AND kind = 'prediction'")
+    assert [row["level"] for row in found] != ["ok"]
 
 
 def test_a_row_of_the_log_that_lacks_something_is_a_fault(runtime: Runtime, tmp_path: Path) -> None:

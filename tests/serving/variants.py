@@ -15,7 +15,7 @@ from mtlops.export.graph import structure
 from mtlops.files import read_json, write_json
 from mtlops.registry import Registry
 from mtlops.serving import bank
-from mtlops.serving.runtime import expected_logits, golden_logits, open_session
+from mtlops.serving.passes import expected_logits, golden_logits, open_session
 
 
 def retrained(bundle: Bundle, folder: Path, *, task: str, seed: int = 0) -> Bundle:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
@@ -12,6 +13,8 @@ from mtlops.bundle import Bundle, diff
 from mtlops.cli import main
 from mtlops.errors import UsageError
 from mtlops.files import read_json, sha256_tree
+from mtlops.model.predictor import Predictor
+from mtlops.params import Params
 from mtlops.serving.runtime import Runtime
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
@@ -29,8 +32,8 @@ def work(finished: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(Path(shutil.copytree(finished.root, tmp_path / "project")))
 
 
-def _export(work: Workspace) -> Bundle:
-    params, root = work.params("export.tolerance=0.00001"), work.root
+def _export(work: Workspace, params: Params | None = None) -> Bundle:
+    params, root = params or work.params("export.tolerance=0.00001"), work.root
     evaluate(
         params, **work.paths("prepared", "encoder", "trained", "cache", "decision"),
         report=root / "reports/evaluation.json",
@@ -101,15 +104,42 @@ def test_what_cannot_be_pruned_is_refused_and_stays(work: Workspace) -> None:
     for chosen, message in (
         ("model.adapter=ia3", "'ia3' has no bottleneck units"),
         ("model.adapter=fusion", "no bottleneck units to remove. Use model.fusion_keep"),
-        ("model.sharing=hard", "its tasks train layers of the trunk"),
+        (("model.sharing=hard", "model.tuned_layers=0"), "trained heads alone, which have nothing to remove"),
     ):
-        params = work.params(chosen, "train.epochs=1")
+        params = work.params(*([chosen] if isinstance(chosen, str) else chosen), "train.epochs=1")
         train(
             params, **work.paths("prepared", "encoder", "cache"), out=work.root / "models/trained",
             report=work.root / "reports/training.json",
         )  # fmt: skip
         with pytest.raises(UsageError, match=message):
             prune(params, **paths)
+
+
+@pytest.mark.parametrize("scheme", [("hard",), ("hierarchical", "model.depths={mood: 2}"), ("soft", "model.soft=l2")])
+def test_trained_layers_lose_heads_and_units_and_go_the_whole_way_on(work: Workspace, scheme: tuple[str, ...]) -> None:
+    params = work.params(f"model.sharing={scheme[0]}", *scheme[1:], "train.epochs=1", "export.tolerance=0.00001")
+    root, paths = work.root, work.paths("prepared", "encoder", "cache")
+    train(params, **paths, out=root / "models/trained", report=root / "reports/training.json")
+    before = {name: tensor.shape for name, tensor in load_file(root / "models/trained/shared.safetensors").items()}
+    options = {**work.paths("prepared", "encoder", "trained", "cache"), "out": root / "models/trained"}
+    with pytest.raises(UsageError, match="shares the layers that would be pruned"):
+        prune(params.only(["mood"]), **options, report=root / "reports/pruning.json")
+    found = prune(params, keep=0.5, **options, report=root / "reports/pruning.json")
+    assert list(found.tasks) == TASKS
+    report = read_json(root / "reports/pruning.json", made_by="mtlops prune")
+    assert {(tuple(of["heads"]), tuple(of["units"])) for of in report["layers"].values()} == {((4, 2), (64, 32))}
+    assert all(cost.parameters[1] < 0.6 * cost.parameters[0] for cost in found.tasks.values())
+    after = {name: tensor.shape for name, tensor in load_file(root / "models/trained/shared.safetensors").items()}
+    assert after == before  # readers of the files find what they expect
+
+    bundle = _export(Workspace(root), params)
+    runtime, predictor = Runtime(bundle), Predictor(**work.paths("trained", "encoder", "cache"))
+    texts = ["a very good film", "the law"]
+    for task in runtime.tasks:
+        assert np.allclose(runtime.logits(texts, task.name), predictor.logits_of_texts(texts, task.name), atol=1e-5)
+    graph = onnx.load(bundle.folder / "model.onnx")
+    shapes = {tuple(tensor.dims) for tensor in graph.graph.initializer}
+    assert (16, 32) in shapes or (32, 16) in shapes
 
 
 def test_keeping_all_writes_the_same_tensors(work: Workspace) -> None:

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 from mtlops.bundle import Bundle, diff
 from mtlops.files import read_json, sha256_tree
 from mtlops.model.encoders import load_trunk
-from mtlops.serving.runtime import Runtime, open_session
+from mtlops.serving.passes import open_session
+from mtlops.serving.runtime import Runtime
 from mtlops.steps.evaluate import evaluate
 from mtlops.steps.export import export
 from mtlops.steps.train import train

@@ -72,6 +72,11 @@ class Sharing:
         return self.trunk.blocks[self.depth :]
 
     @property
+    def trained(self) -> list[Layer]:
+        """The layers that hold what was trained, after `folded`."""
+        return self.trunk.blocks[self.first :]
+
+    @property
     def copies(self) -> list[Layer]:
         """The layers above the state that are not the trunk's own."""
         return []

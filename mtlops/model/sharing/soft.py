@@ -36,6 +36,11 @@ class Columns(Sharing):
         return [layer for column in self.columns.values() for layer in column if layer not in self.layers]
 
     @property
+    def trained(self) -> list[Layer]:
+        """The layers of all columns from the lowest trained one up, after `folded`."""
+        return [layer for column in self.columns.values() for layer in column[self.first - self.depth :]]
+
+    @property
     def exits(self) -> tuple[int, ...]:
         """Every task has its own exit."""
         return tuple(range(len(self.tasks)))
