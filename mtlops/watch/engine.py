@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtlops.drift.profile import ENCODER
-from mtlops.params import Drift
 from mtlops.prediction_log import PREDICTIONS
 from mtlops.watch.judging import Judge
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
@@ -32,6 +31,9 @@ from mtlops.watch.seasons import Seasons
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC, Stream
 from mtlops.watch.volumes import Volumes
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 _DAY = 86_400_000_000
 _ROWS_AT_ONCE = 20_000
@@ -68,7 +70,7 @@ class Watch:
         state: where everything is kept.
     """
 
-    def __init__(self, drift: Drift, references: References, state: State) -> None:
+    def __init__(self, drift: "Drift", references: References, state: State) -> None:
         self.drift, self.references, self.state = drift, references, state
         self.judge = Judge(drift, references, state)
         self.seasons = Seasons(drift, references, self.judge)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from mtlops.drift.mean import Mean
 from mtlops.drift.priors import PriorShift, prior_shift
 from mtlops.drift.profile import ENCODER, Profile
 from mtlops.drift.verdicts import judge
-from mtlops.params import Drift
 from mtlops.tasks import Task
 from mtlops.watch.references import Reference, References
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, Stream, basis, num_cells
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 VOLUME = "volume"
 """The kind of the cells of `watch.volumes`: how many rows come in."""
@@ -53,7 +55,7 @@ class Judge:
         state: keeps the evidence of every cell.
     """
 
-    drift: Drift
+    drift: "Drift"
     references: References
     state: State
 

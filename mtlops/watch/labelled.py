@@ -4,14 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlops.files import write_text
-from mtlops.params import Params
 from mtlops.watch.state import State
 
+if TYPE_CHECKING:
+    from mtlops.params import Params
 
-def write_window(path: Path, state: State, *, request: Mapping[str, Any], params: Params) -> int:
+
+def write_window(path: Path, state: State, *, request: Mapping[str, Any], params: "Params") -> int:
     """Writes the labelled rows of a request's tasks and time as JSON Lines, in the suite's own columns.
 
     Args:
@@ -38,7 +40,7 @@ def write_window(path: Path, state: State, *, request: Mapping[str, Any], params
     return len(found)
 
 
-def _columns(task: str, text: str, *, label: Any, params: Params) -> dict[str, Any]:
+def _columns(task: str, text: str, *, label: Any, params: "Params") -> dict[str, Any]:
     spec = params.suite.tasks[task]
     columns: dict[str, Any] = {params.inputs(task).text: text}
     if isinstance(spec.label, list):

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlops.drift.profile import ENCODER
 from mtlops.errors import ArtefactError, UsageError
 from mtlops.files import atomic_folder, read_json, write_json
-from mtlops.params import Drift
 from mtlops.prediction_log import PREDICTIONS
 from mtlops.watch.engine import Watch
 from mtlops.watch.log import DamagedFileError, LogFile, PredictionLog
@@ -24,6 +23,9 @@ from mtlops.watch.references import Reference, References
 from mtlops.watch.rows import UNREADABLE, Answered, answered_by, parse_predictions
 from mtlops.watch.state import State
 from mtlops.watch.streams import TRAFFIC, Stream
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 SCHEMA_VERSION = 1
 _FACTS = "part.json"
@@ -164,7 +166,7 @@ def merge_parts(parts: Sequence[Part], references: References) -> Part:
     return Part(Share(1, 1), references.bundle_id, ordered[0].digest, streams, counts, aside)
 
 
-def judge_part(part: Part, references: References, *, drift: Drift) -> Watch:
+def judge_part(part: Part, references: References, *, drift: "Drift") -> Watch:
     """Returns a watch whose only windows are those of the part, judged; its state is gone with the process."""
     state = State(":memory:")
     watch = Watch(drift, references, state)

@@ -10,14 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlops.drift.detector import DRIFTED
 from mtlops.drift.profile import ENCODER
-from mtlops.params import Trigger
 from mtlops.watch.references import References
 from mtlops.watch.state import State
 from mtlops.watch.streams import LABELS, TRAFFIC
+
+if TYPE_CHECKING:
+    from mtlops.params import Trigger
 
 REQUESTED, STARTED = "requested", "started"
 OPEN = (REQUESTED, STARTED)
@@ -51,7 +53,7 @@ class Decision:
 
 
 def request_training(
-    state: State, references: References, *, trigger: Trigger, log: str, sources: Mapping[str, str] | None = None
+    state: State, references: References, *, trigger: "Trigger", log: str, sources: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:
     """Returns a new request that names every task that is due, or None; decisions are recorded, too.
 
@@ -135,7 +137,7 @@ def violates(window: Mapping[str, Any], kinds: Sequence[str]) -> bool:
     return any(cell["level"] == DRIFTED and cell["kind"] in (*kinds, "data") for cell in window["cells"])
 
 
-def _decide(state: State, references: References, *, task: str, trigger: Trigger) -> Decision:
+def _decide(state: State, references: References, *, task: str, trigger: "Trigger") -> Decision:
     version = references.by_name[task].version
     now = state.fact("newest") or 0
     found: list[dict[str, Any]] = []
@@ -176,7 +178,7 @@ def _encoder_is_due(state: State, window: Mapping[str, Any]) -> bool:
     return bool(found) and 2 * json.loads(found[0]["facts"])["rows"] >= max(1, window["rows"])
 
 
-def _encoder_moved(state: State, references: References, *, trigger: Trigger) -> bool:
+def _encoder_moved(state: State, references: References, *, trigger: "Trigger") -> bool:
     """Whether the texts that were asked for every task violate, by the same rule as a task's windows."""
     version = references.by_name[ENCODER].version
     windows = state.windows(ENCODER, source=TRAFFIC, limit=trigger.of_windows)

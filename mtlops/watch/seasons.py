@@ -15,15 +15,17 @@ long production goes on. A new version of the task's reference starts anew.
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlops.drift.detector import OK
 from mtlops.drift.volume import DAY_MINUTES, SEASONS
-from mtlops.params import Drift
 from mtlops.watch.judging import Judge
 from mtlops.watch.references import References
 from mtlops.watch.state import State
 from mtlops.watch.streams import TRAFFIC, Stream, basis
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 MOST_CYCLES = 8
 """Seasons that the reference of a phase is made of, at most."""
@@ -40,7 +42,7 @@ class Seasons:
         judge: judges windows.
     """
 
-    def __init__(self, drift: Drift, references: References, judge: Judge) -> None:
+    def __init__(self, drift: "Drift", references: References, judge: Judge) -> None:
         self._drift, self._references, self._judge = drift, references, judge
         self._state: State = judge.state
         self.phase_micros = drift.season_hours * 3_600_000_000

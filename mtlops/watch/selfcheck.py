@@ -1,6 +1,7 @@
 """Does the budget of false alarms hold on this reference? Windows drawn from it are judged as if they were traffic."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,15 +11,17 @@ from mtlops.drift.finding import Settings
 from mtlops.drift.histogram import Histogram
 from mtlops.drift.profile import Part, Profile
 from mtlops.drift.verdicts import bonferroni
-from mtlops.params import Drift
 from mtlops.watch.references import Reference
 from mtlops.watch.streams import TRAFFIC, basis
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 NUM_WINDOWS = 40
 _WINDOWS_A_MONTH = 30.0
 
 
-def check_reference(reference: Reference, drift: Drift, *, threshold: float) -> list[str]:
+def check_reference(reference: Reference, drift: "Drift", *, threshold: float) -> list[str]:
     """Returns warnings, in plain words: cells that cannot be judged, and a budget that cannot be kept.
 
     Windows are drawn with replacement from the reference's own counts, column by column; embeddings, of which only sums

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,12 @@ import pyarrow.compute as pc
 from mtlops.drift.detector import DRIFTED, MONTH_SECONDS, OK
 from mtlops.drift.finding import Finding
 from mtlops.drift.volume import DAY_MINUTES, Rhythm
-from mtlops.params import Drift
 from mtlops.watch.judging import VOLUME, Judge, Moment
 from mtlops.watch.references import References
 from mtlops.watch.state import State
+
+if TYPE_CHECKING:
+    from mtlops.params import Drift
 
 _LONGEST_GAP_DAYS = 31
 _LIVE_DAYS = 7
@@ -40,7 +43,7 @@ class Volumes:
         judge: keeps the alarms.
     """
 
-    def __init__(self, drift: Drift, references: References, judge: Judge) -> None:
+    def __init__(self, drift: "Drift", references: References, judge: Judge) -> None:
         self._drift, self._references, self._judge = drift, references, judge
         self._state: State = judge.state
         self._counters: dict[str, _Counter] = {}
