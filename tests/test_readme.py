@@ -67,5 +67,5 @@ def test_every_block_runs(clone: Clone) -> None:
 def test_every_example_of_params_is_valid() -> None:
     examples = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     assert [list(parse_params(example).suite.tasks) for example in examples] == [
-        ["urgent", "severity", "areas", "minutes"]
+        ["urgent", "severity", "areas", "minutes", "products"]
     ]

@@ -11,7 +11,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -172,7 +173,8 @@ class PredictionLog:
 
     def _work(self) -> None:
         if self._journal is not None:
-            self._take_over(self._journal)
+            with _journal_errors("what an earlier server left is not looked at now"):
+                self._take_over(self._journal)
         is_open = True
         while is_open:
             is_open, queue = self._wait()
@@ -238,10 +240,8 @@ class PredictionLog:
         file.parts.append(rows)
         file.taken += taken
         if self._journal is not None:
-            try:
+            with _journal_errors(f"{rows.num_rows} rows are not in the journal, a crash would lose them"):
                 self._journal.keep(table, file.sequence, rows)
-            except MtlopsError as error:
-                logger.warning("prediction log: no journal of %d rows: %s", rows.num_rows, error)
 
     def _send(self) -> None:
         """Writes what is full; a storage that fails is tried again later, after longer and longer pauses."""
@@ -259,7 +259,8 @@ class PredictionLog:
             self._full.popleft()
             self._retry_at, self._pause = 0.0, _RETRY_SECONDS
             if self._journal is not None and file.journal is not None:
-                self._journal.release(file.journal)
+                with _journal_errors(f"{file.journal} stays, and would be written again to the same file"):
+                    self._journal.release(file.journal)
             with self._changed:
                 self._num_rows -= file.taken
             self._wrote(file.table, file.num_rows)
@@ -287,12 +288,22 @@ class PredictionLog:
             logger.error("prediction log: %d rows are lost: the server stops and cannot write", rows)
             self._drop(rows)
         if self._journal is not None:
-            self._journal.close()
+            with _journal_errors("it could not be closed"):
+                self._journal.close()
 
     def _drop(self, rows: int) -> None:
         with self._changed:
             self._num_rows -= rows
         self._dropped(rows)
+
+
+@contextmanager
+def _journal_errors(meaning: str) -> Iterator[None]:
+    """The journal is for the worst case; whatever is wrong with it is said, and the log goes on without it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - Arrow's and the system's errors share no base class
+        logger.warning("prediction log: journal: %s: %s", meaning, error)
 
 
 def _parquet(table: "pa.Table") -> bytes:

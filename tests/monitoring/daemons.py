@@ -39,7 +39,8 @@ def running(*command: str, log: Path, ready: str, seconds: float = 60.0) -> Iter
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: answers(ready), seconds=seconds, what=f"{command[0]}: {log.read_text()[-2000:]}")
+        wait_for(lambda: answers(ready) or process.poll() is not None, seconds=seconds, what=command[0])
+        assert process.poll() is None, f"{command[0]} ended by itself: {log.read_text()[-2000:]}"
         yield process
     finally:
         process.terminate()

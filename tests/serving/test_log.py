@@ -1,6 +1,7 @@
 """The prediction log's writer: bounded, counted, whole files, patient with a storage that fails."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,3 +244,16 @@ def test_a_journal_of_the_living_or_of_another_log_is_left_alone(runtime: Runtim
     assert new.left_by_the_dead() == ([], 0)
     new.close()
     living.close()
+
+
+def test_a_journal_that_fails_is_said_and_the_log_goes_on(
+    runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = PredictionLog(str(tmp_path / "log"), Settings(flush_seconds=0.5, journal=tmp_path / "journal"))
+    shutil.rmtree(tmp_path / "journal")
+    log.add(record(runtime, 0))
+    wait_for(lambda: len(files(tmp_path / "log")) == 1)
+    log.add(record(runtime, 1))
+    log.close()
+    assert sum(pq.ParquetFile(path).metadata.num_rows for path in files(tmp_path / "log")) == 30
+    assert "15 rows are not in the journal, a crash would lose them" in caplog.text
