@@ -287,8 +287,8 @@ class Train(_Section):
     same gradients. `auto`: when otherwise fewer than 16 rows would fit. Under sharing `adapters`."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """What training multiplies matrices in (autocast); weights, validation and serving stay float32. `auto`: `bfloat16`
-    where the device has it in hardware, GPU or CPU, else `float32`; none: the same on a GPU, `float32` on a CPU. Under
-    sharing `adapters`."""
+    where the device has it in hardware, GPU or CPU, else `float32`; none: the same on a GPU and for updates that start
+    from their parent's tensors, else `float32`. Under sharing `adapters`."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW for what each task has alone; none takes that of the adapter's kind, and 0.001 for
     heads on a trained trunk."""
