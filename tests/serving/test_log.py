@@ -181,6 +181,7 @@ def test_kill_9_loses_only_the_last_moment_and_says_how_much(
     code = """
 import sys, time
 from pathlib import Path
+import mtlops.serving.log
 from mtlops.bundle import Bundle
 from mtlops.serving.log import PredictionLog, Settings
 from mtlops.serving.runtime import Runtime
@@ -190,7 +191,9 @@ runtime = Runtime(Bundle.open(bundle), threads=1)
 log = PredictionLog(str(folder / "log"), Settings(flush_seconds=1000, flush_rows=40, journal=folder / "journal"))
 for number in range(4):
     log.add(record(runtime, number))
-    time.sleep(0.6)
+    while log._journal._kept < 15 * (number + 1):
+        time.sleep(0.01)
+mtlops.serving.log.JOURNAL_SECONDS = 1000.0  # killed before the journal has the last one
 log.add(record(runtime, 4))
 print("five", flush=True)
 time.sleep(1000)
