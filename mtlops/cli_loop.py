@@ -31,6 +31,10 @@ def add_commands(commands: Any, add: AddCommand) -> None:
 
 def _add_params(command: argparse.ArgumentParser) -> None:
     command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml to use")
+    _add_overrides(command)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
     )
@@ -82,9 +86,7 @@ def _add_update(commands: Any, add: AddCommand) -> None:
     command.add_argument("--promote", action="store_true", help="make it champion when the verdict is PROMOTE")
     command.add_argument("--by", default="", metavar="NAME", help="who promotes (default: user@host)")
     command.add_argument("--reason", default="", metavar="TEXT", help="why; goes into the history")
-    command.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help="override one value"
-    )
+    _add_overrides(command)
     add_registry_option(command)
 
 
@@ -99,7 +101,8 @@ def _update(options: argparse.Namespace) -> None:
 
     params = read_params(options.params, overrides=options.overrides)
     home = registry_url(options.registry, beside=options.params)
-    with Registry(home).retraining(split_names(options.tasks)):
+    known = params.suite.tasks.keys() & split_names(options.tasks)  # others are refused below, and are no file's name
+    with Registry(home).retraining(known):
         update, registry = read_update(options, params, registry=home)
         done: dict[str, Any] = {"train": train(update, registry=registry)}
         done["evaluate"] = evaluate(params, registry=registry)

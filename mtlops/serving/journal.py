@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COUNT = struct.Struct("<q")
 _COUNTS = struct.Struct("<qq")
 _NAME = re.compile(r"(?P<table>[a-z]+)-(?P<sequence>\d{8})\.arrows")
 
@@ -84,7 +85,7 @@ class Journal:
         """Counts rows that were taken and will be kept soon; costs a microsecond."""
         self._taken += rows
         if not self._counts.closed:
-            _COUNTS.pack_into(self._counts, 0, self._taken, self._kept)
+            _COUNT.pack_into(self._counts, 0, self._taken)
 
     def keep(self, table: str, sequence: int, rows: "pa.Table") -> None:
         """Appends rows to those of a file that is still to be written.
@@ -103,7 +104,7 @@ class Journal:
                 self._streams[path] = file, pa.ipc.new_stream(pa.PythonFile(file, mode="w"), rows.schema)
             self._streams[path][1].write_table(rows)
         self._kept += rows.num_rows
-        _COUNTS.pack_into(self._counts, 0, self._taken, self._kept)
+        _COUNT.pack_into(self._counts, _COUNT.size, self._kept)  # another thread writes the other count
 
     def path(self, table: str, sequence: int) -> Path:
         """Returns where the rows of a file to come lie."""
