@@ -4,7 +4,7 @@ Each returns logits, so that its answers are decoded and measured exactly like t
 for classes the log of their probabilities, for a regression the value itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ TERM = r"\w+|[^\w\s]+"
 
 SMALLEST_PROBABILITY = 1e-7
 
+NAMES = ("majority", "tfidf", "frozen")
+"""The baselines, the weakest first."""
+
 Logits = NDArray[np.float32]
 
 
@@ -52,6 +55,16 @@ class Rows:
 def training_rows(num_rows: int) -> NDArray[np.int64]:
     """Returns the positions of the rows that the baselines are trained on: all, or `MOST_ROWS` evenly spread."""
     return np.arange(0, num_rows, max(1, -(-num_rows // MOST_ROWS)))
+
+
+def logits(task: Task, train: Rows, *, valid: Rows, test: Rows, names: Collection[str] = NAMES) -> dict[str, Logits]:
+    """Returns the logits (N of test, task.num_outputs) float32 of some baselines; names that are none are left out."""
+    of_name: dict[str, Callable[[], Logits]] = {
+        "majority": lambda: majority(task, train, num_rows=len(test.texts)),
+        "tfidf": lambda: tfidf(task, train, valid=valid, test=test),
+        "frozen": lambda: frozen(task, train, valid=valid, test=test),
+    }
+    return {name: make() for name, make in of_name.items() if name in names}
 
 
 def majority(task: Task, train: Rows, *, num_rows: int) -> Logits:

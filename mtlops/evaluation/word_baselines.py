@@ -4,7 +4,7 @@ What TF-IDF weighs here is what a linear tagger looks at: the word, its neighbou
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,12 @@ def training_rows(texts: Sequence[str]) -> NDArray[np.int64]:
     return np.arange(0, len(texts), max(1, -(-num_words // MOST_WORDS)))
 
 
-def logits(task: Task, train: WordRows, *, valid: WordRows, test: WordRows) -> dict[str, Logits]:
-    """Returns the logits (N, W, C) of each baseline for the test rows, not-a-number where there is no word to judge."""
+def logits(
+    task: Task, train: WordRows, *, valid: WordRows, test: WordRows, names: Collection[str] = baselines.NAMES
+) -> dict[str, Logits]:
+    """Returns the logits (N, W, C) of some baselines for the test rows; not-a-number: no word to judge."""
     one = Task(task.name, "multiclass", task.classes)
-    flat = [rows.flat() for rows in (train, valid, test)]
-    found = {
-        "majority": baselines.majority(one, flat[0], num_rows=len(flat[2].texts)),
-        "tfidf": baselines.tfidf(one, flat[0], valid=flat[1], test=flat[2]),
-        "frozen": baselines.frozen(one, flat[0], valid=flat[1], test=flat[2]),
-    }
+    found = baselines.logits(one, train.flat(), valid=valid.flat(), test=test.flat(), names=names)
     return {name: _placed(of_words, test.judged) for name, of_words in found.items()}
 
 

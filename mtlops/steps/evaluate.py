@@ -7,9 +7,8 @@ from that file.
 import hashlib
 import json
 import logging
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ from mtlops.tasks import Task
 
 SCHEMA_VERSION = 1
 
-UPDATE_ROBUSTNESS_SHARE = 0.25
-"""Share of `gates.robustness_rows` that an update perturbs: nothing is decided by them, and each costs five passes."""
+UPDATE_BASELINES = ("majority", "frozen")
+"""Baselines of an update, beside the one that `gates.baseline` names: what it has to beat is its parent."""
 
 DIGITS = 6
 """Decimals of the numbers in evaluation.json: the last bits differ between machines, these do not."""
@@ -148,7 +147,10 @@ def _measure(
         answers = _champion_answers(params, champion, tests)
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
     opponents = _Opponents(answers, twins.answers(tests))
-    scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
+    names = (*UPDATE_BASELINES, params.gates.baseline) if opponent else baselines.NAMES
+    scores = {
+        task.name: _scores(task, prepared, predictor, params.gates, opponents, names=names) for task in params.tasks()
+    }
     profiler = Profiler.open(params, prepared=prepared, predictor=predictor)
     drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     closer = measure_closer(
@@ -188,9 +190,9 @@ def _measure_update(
     """The content of evaluation.json for an update: its own tasks on old and new rows, and proof about the others."""
     parent = predictor.beside(update.parent_model)
     champion = Champion(update.parent.id, "", Runtime(update.parent, threads=params.train.threads))
+    # Nothing is decided by perturbed rows, and each costs five passes: an update has none.
     suite = params.only(update.retrained)
-    fewer = math.ceil(UPDATE_ROBUSTNESS_SHARE * suite.gates.robustness_rows)
-    suite = suite.model_copy(update={"gates": suite.gates.model_copy(update={"robustness_rows": fewer})})
+    suite = suite.model_copy(update={"gates": suite.gates.model_copy(update={"robustness_rows": 0})})
     content = _measure(
         suite, predictor, prepared=update.mixed.known, encoder=encoder, cache=cache, opponent=(champion, parent)
     )
@@ -245,14 +247,17 @@ def _rows_sha256(table: pa.Table) -> str:
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
-def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, opponents: _Opponents) -> Scores:
+def _scores(
+    task: Task, prepared: Path, predictor: Predictor, gates: Gates, opponents: _Opponents, *, names: Collection[str]
+) -> Scores:
+    """What the test rows say about a task; `names` are the baselines that answer them too."""
     started = time.monotonic()
     tables = {split: read_split(prepared, task.name, split) for split in SPLITS}
     counts = {split: table.num_rows for split, table in tables.items()}
     if empty := [split for split, rows in counts.items() if rows == 0]:
         raise DataError(f"{prepared}: task {task.name}: no rows in {', '.join(empty)}. Give it more labelled rows.")
     model = decode(task, _model_logits(task, tables["test"], predictor), predictor.model.calibrations[task.name])
-    logits = (_word_baselines if task.per_word else _baselines)(task, tables, predictor)
+    logits = (_word_baselines if task.per_word else _baselines)(task, tables, predictor, names)
     outputs = {name: decode(task, values) for name, values in logits.items()}
     found = score(
         task, task.encode(tables["test"]["label"].to_pylist()), groups=tables["test"]["group"].to_pylist(),
@@ -264,8 +269,10 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, oppo
     return found
 
 
-def _baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predictor) -> dict[str, baselines.Logits]:
-    """The logits of each baseline for the test rows."""
+def _baselines(
+    task: Task, tables: Mapping[str, pa.Table], predictor: Predictor, names: Collection[str]
+) -> dict[str, baselines.Logits]:
+    """The logits of some baselines for the test rows."""
 
     def rows(table: pa.Table) -> baselines.Rows:
         texts = table["text"].to_pylist()
@@ -273,15 +280,12 @@ def _baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predictor)
         return baselines.Rows(texts, task.encode(table["label"].to_pylist()), vectors)
 
     train = rows(tables["train"].take(baselines.training_rows(tables["train"].num_rows)))
-    valid, test = rows(tables["valid"]), rows(tables["test"])
-    return {
-        "majority": baselines.majority(task, train, num_rows=len(test.texts)),
-        "tfidf": baselines.tfidf(task, train, valid=valid, test=test),
-        "frozen": baselines.frozen(task, train, valid=valid, test=test),
-    }
+    return baselines.logits(task, train, valid=rows(tables["valid"]), test=rows(tables["test"]), names=names)
 
 
-def _word_baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predictor) -> dict[str, baselines.Logits]:
+def _word_baselines(
+    task: Task, tables: Mapping[str, pa.Table], predictor: Predictor, names: Collection[str]
+) -> dict[str, baselines.Logits]:
     """The same for a task that tags words."""
 
     def rows(table: pa.Table) -> word_baselines.WordRows:
@@ -290,9 +294,8 @@ def _word_baselines(task: Task, tables: Mapping[str, pa.Table], predictor: Predi
         return word_baselines.WordRows(texts, task.encode(table["label"].to_pylist()), vectors)
 
     chosen = word_baselines.training_rows(tables["train"]["text"].to_pylist())
-    return word_baselines.logits(
-        task, rows(tables["train"].take(chosen)), valid=rows(tables["valid"]), test=rows(tables["test"])
-    )
+    train = rows(tables["train"].take(chosen))
+    return word_baselines.logits(task, train, valid=rows(tables["valid"]), test=rows(tables["test"]), names=names)
 
 
 def _model_logits(task: Task, table: pa.Table, predictor: Predictor) -> baselines.Logits:

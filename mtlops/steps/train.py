@@ -236,7 +236,8 @@ def _run_stage(
     if first:
         prepare_second_stage(backbone, first)
     texts = {task: _read(task, params, backbone.tokenizer, prepared=prepared) for task in params.tasks()}
-    _fill(backbone, [split for of_task in texts.values() for split in of_task.values()], world)
+    of_window = [_read_split(task, "test", update.mixed.window) for task in texts] if update is not None else []
+    _fill(backbone, [*(split for of_task in texts.values() for split in of_task.values()), *of_window], world)
     rows = partial(_rows, params=params, teacher=teacher, cache=cache)
     splits = {task: {name: rows(task, split) for name, split in of.items()} for task, of in texts.items()}
     if world.is_first:
@@ -341,35 +342,39 @@ def _read(task: Task, params: Params, tokenizer: Tokenizer, *, prepared: Path) -
     """A task's rows to train and to validate on."""
     splits = {}
     for name in ("train", "valid"):
-        table = read_split(prepared, task.name, name)
-        row_ids, texts = table["row_id"].to_pylist(), table["text"].to_pylist()
-        labels = task.encode(table["label"].to_pylist())
+        split = _read_split(task, name, prepared)
         if task.per_word:
-            splits[name] = _read_words(task, row_ids, texts, labels, tokenizer, split=name)
-            continue
-        if name == "train" and params.train.augmentation.copies:
-            copies = augment(row_ids, texts, labels, settings=params.train.augmentation, seed=params.train.seed)
-            row_ids, texts, labels = copies.row_ids, copies.texts, copies.labels
-        splits[name] = _Split(row_ids, texts, labels)
+            split = _with_words(task, split, tokenizer, name=name)
+        elif name == "train" and params.train.augmentation.copies:
+            settings, seed = params.train.augmentation, params.train.seed
+            copies = augment(split.row_ids, split.texts, split.labels, settings=settings, seed=seed)
+            split = _Split(copies.row_ids, copies.texts, copies.labels)
+        splits[name] = split
     return splits
 
 
-def _read_words(
-    task: Task, row_ids: list[str], texts: list[str], labels: NDArray[Any], tokenizer: Tokenizer, *, split: str
-) -> _Split:
+def _read_split(task: Task, name: str, folder: Path) -> _Split:
+    table = read_split(folder, task.name, name)
+    return _Split(table["row_id"].to_pylist(), table["text"].to_pylist(), task.encode(table["label"].to_pylist()))
+
+
+def _with_words(task: Task, split: _Split, tokenizer: Tokenizer, *, name: str) -> _Split:
     """Rows of a task that tags words; words that the model does not see, as it cuts texts, have no label."""
-    words = tokenizer.word_tokens(texts)
-    is_word, is_seen = labels >= 0, words >= 0
+    words = tokenizer.word_tokens(split.texts)
+    is_word, is_seen = split.labels >= 0, words >= 0
     if unseen := int((is_word & ~is_seen).sum()):
         logger.warning(
             "task=%s split=%s words=%d cut_off=%d: they lie behind encoder.max_tokens (%d), or have no token, and are "
-            "neither learned nor judged", task.name, split, int(is_word.sum()), unseen, tokenizer.max_tokens,
+            "neither learned nor judged", task.name, name, int(is_word.sum()), unseen, tokenizer.max_tokens,
         )  # fmt: skip
-    return _Split(row_ids, texts, np.where(is_seen, labels, -1), words)
+    return _Split(split.row_ids, split.texts, np.where(is_seen, split.labels, -1), words)
 
 
 def _fill(backbone: Backbone, splits: Sequence[_Split], world: World) -> None:
-    """Puts all rows into the trunk cache in one go: each call would leave batches of each length half empty."""
+    """Puts all rows into the trunk cache in one go: each call would leave batches of each length half empty.
+
+    With those of an update come the test rows of its window, which `evaluate` asks for next.
+    """
     texts = {row_id: text for split in splits for row_id, text in zip(split.row_ids, split.texts, strict=True)}
     if world.size > 1:
         backbone.fill(world.share(list(texts)), world.share(list(texts.values())))

@@ -73,3 +73,13 @@ def test_touch_outlives_an_eviction_by_another_process(tmp_path: Path) -> None:
     shards = _write(tmp_path, "row0")
     evict([tmp_path], limit_bytes=0, keep=())
     assert len(shards.touch(["row0"])) == 1
+
+
+def test_a_shard_that_changed_since_this_process_checked_it_is_checked_again(tmp_path: Path) -> None:
+    """Every step of an update opens the same shards; only the first compares their checksums."""
+    _write(tmp_path, "row0")
+    assert "row0" in Shards(tmp_path, width=4)
+    (values,) = tmp_path.glob("*.f32")
+    values.write_bytes(bytes(values.stat().st_size))
+    os.utime(values, ns=(0, 0))  # Another time than before, on a clock as coarse as can be.
+    assert "row0" not in Shards(tmp_path, width=4)
