@@ -17,7 +17,8 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
 from mtlops.model.encoders import Trunk
-from mtlops.model.pooling import Pooling, mean, opened
+from mtlops.model.pooling import mean
+from mtlops.model.state import AboveCut
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -33,7 +34,7 @@ class _Pass:
     recompute: bool
 
 
-class PairModel(nn.Module):
+class PairModel(AboveCut, nn.Module):
     """The frozen layers above the cut, with adapters and heads given as banks.
 
     Args:
@@ -57,23 +58,9 @@ class PairModel(nn.Module):
         self.layers = trunk.blocks[self.depth :]
         positions = range(self.depth, len(trunk.layers))
         self.adapter: Adapter = catalog.load(catalog.ADAPTERS[model.adapter].code)(trunk.sizes, positions, model)
-        self.pooling: Pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
+        self.cut = self.adapter.cut
+        self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
         self._unadapted = Adapter(trunk.sizes, (), model)
-
-    @property
-    def cut(self) -> Cut:
-        """How far the lowest adapted layer is shared."""
-        return self.adapter.cut
-
-    @property
-    def has_first(self) -> bool:
-        """The state brings the first layer's mean along: the pooling reads it, and that layer lies below the cut."""
-        return self.pooling.reads_first and self.depth > 0
-
-    def state(self, trunk: Trunk, input_ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """Returns what the trunk gives at the cut, one line a token; with `has_first` one more in front."""
-        state: Tensor = trunk(input_ids_BS, mask_BS, depth=self.depth, cut=self.cut, has_first=self.has_first)
-        return state
 
     def forward(
         self,
@@ -133,8 +120,7 @@ class PairModel(nn.Module):
         first_PH, x = self._opened(state_PSV)
         for index in range(len(self.layers) - 1):
             x = self._run(index, x, one)
-            if self.depth + index == 0 and self.pooling.reads_first:
-                first_PH = mean.pool(x, one.mask_PS)
+            first_PH = self._first(self.depth + index, x, one.mask_PS, first_PH)
         return x, first_PH
 
     def _last(self, x: Tensor, one: _Pass, *, first_token_only: bool) -> Tensor:
@@ -142,8 +128,8 @@ class PairModel(nn.Module):
 
     def _pooled(self, below: tuple[Tensor, Tensor | None], one: _Pass) -> Tensor:
         x = self._last(below[0], one, first_token_only=self.pooling.first_token_only)
-        is_only = self.pooling.reads_first and below[1] is None
-        return self.pooling.over(x, one.mask_PS, mean.pool(x, one.mask_PS) if is_only else below[1])
+        first_PH = self._first(self.depth + len(self.layers) - 1, x, one.mask_PS, below[1])
+        return self.pooling.over(x, one.mask_PS, first_PH)
 
     def _run(self, index: int, x: Tensor, one: _Pass, *, first_token_only: bool = False) -> Tensor:
         position = self.depth + index
@@ -179,9 +165,6 @@ class PairModel(nn.Module):
         tensors = self.adapter.init_task(generator)
         head = torch.randn(self.hidden, task.num_outputs, generator=generator) * self.hidden**-0.5
         return {**tensors, "head.weight": head, "head.bias": torch.zeros(task.num_outputs)}
-
-    def _opened(self, state_PSV: Tensor) -> tuple[Tensor | None, Tensor]:
-        return opened(state_PSV, hidden=self.hidden, has_first=self.has_first)
 
 
 def _recomputed(resume: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask_PS: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Shape suffixes: B rows, S tokens, H hidden, E exits, P (row, task) pairs.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +21,8 @@ from mtlops import catalog
 from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Cut, Tensors
 from mtlops.model.encoders import Layer, Trunk
-from mtlops.model.pooling import Pooling, mean, opened
+from mtlops.model.pooling import mean
+from mtlops.model.state import AboveCut
 from mtlops.params import Model
 from mtlops.tasks import Task
 
@@ -29,7 +30,7 @@ Branch = Callable[[Tensor, Tensor], Tensor]
 """A part of a model: (x (B, S, H), mask (B, S)) -> a tensor."""
 
 
-class Sharing:
+class Sharing(AboveCut):
     """The anatomy: one trunk for all tasks, whose top layers may be trained.
 
     Args:
@@ -46,7 +47,7 @@ class Sharing:
         depth: the layer whose input is the state.
     """
 
-    cut: ClassVar[Cut] = Cut.INPUT
+    cut = Cut.INPUT
 
     def __init__(self, trunk: Trunk, model: Model, tasks: Sequence[str]) -> None:
         self.params, self.trunk, self.tasks = model, trunk, tuple(tasks)
@@ -54,17 +55,7 @@ class Sharing:
         self.ends = {task: self._end(task) for task in self.tasks}
         self.depth = min(self.first, len(trunk.layers) - 1, *self.ends.values())
         self.hidden = trunk.config.hidden_size
-        self.pooling: Pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
-
-    @property
-    def has_first(self) -> bool:
-        """The state brings the first layer's mean along: the pooling reads it, and that layer is not trained."""
-        return self.pooling.reads_first and self.depth > 0
-
-    def state(self, trunk: Trunk, input_ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """Returns the input of layer `depth`, one line a token; with `has_first` one more in front."""
-        state: Tensor = trunk(input_ids_BS, mask_BS, depth=self.depth, cut=self.cut, has_first=self.has_first)
-        return state
+        self.pooling = catalog.load(catalog.POOLINGS[model.pooling].code)
 
     @property
     def layers(self) -> list[Layer]:
@@ -166,13 +157,6 @@ class Sharing:
 
     def _end(self, task: str) -> int:
         return len(self.trunk.layers)
-
-    def _opened(self, state_BSH: Tensor) -> tuple[Tensor | None, Tensor]:
-        return opened(state_BSH, hidden=self.hidden, has_first=self.has_first)
-
-    def _first(self, position: int, x_BSH: Tensor, mask_BS: Tensor, known: Tensor | None) -> Tensor | None:
-        """The first layer's mean (B, H), where x is that layer's output and the pooling reads it, or what is known."""
-        return mean.pool(x_BSH, mask_BS) if position == 0 and self.pooling.reads_first else known
 
     def _run(
         self, position: int, x_BSH: Tensor, mask_BS: Tensor, shared: Mapping[str, Tensor], *, is_last: bool = False
