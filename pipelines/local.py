@@ -4,6 +4,7 @@ import builtins
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -167,7 +168,7 @@ def run_pipeline(
     folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=workspace.resolve()))
     pipeline = components.load_component_from_text(with_image(text, containers.image) if containers else text)
     progress = Progress(folder, echo=echo)
-    with _captured(progress):
+    with _captured(progress), _temporary_files():
         local.init(
             runner=containers.runner(folder) if containers else local.SubprocessRunner(use_venv=False),
             pipeline_root=str(folder),
@@ -248,6 +249,25 @@ def _captured(progress: Progress) -> Iterator[None]:
     finally:
         root.handlers, root.level = handlers, level
         builtins.print = plain_print
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Gives kfp.local and the tasks' processes a folder for temporary files, and removes it: they leave theirs behind.
+
+    Not below the run's folder, whose path may be too long for a socket.
+    """
+    known, before = os.environ.get("TMPDIR"), tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="mtlops-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            if known is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = known
 
 
 def _failure(progress: Progress, raised: str) -> MtlopsError:

@@ -1,7 +1,10 @@
 """Running a compiled pipeline here: what it shows, what it keeps, what it refuses to believe."""
 
 import io
+import os
 import re
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +83,20 @@ def test_second_run_takes_cached_outputs_but_not_of_other_values(compiled: Path,
         assert [task.cached for task in run.tasks] == [cached, False]
         copy_bundle(run, tmp_path / "bundle")
         assert (tmp_path / "bundle/manifest.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["one", "crash"])
+def test_it_leaves_no_temporary_files(
+    compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """kfp.local and each of its tasks make folders of their own and forget them: a loop would fill the disk."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    with nullcontext() if text == "one" else pytest.raises(PlatformError):
+        run_pipeline(compiled, {"text": text}, workspace=tmp_path / "runs")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path / "tmp")
 
 
 def test_failed_task_is_named_with_its_reason_and_log(compiled: Path, tmp_path: Path) -> None:
