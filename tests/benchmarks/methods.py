@@ -48,7 +48,9 @@ ROWS = 600
 SHARES = ("data.valid_share=0.1", "data.test_share=0.4")
 """Many rows are tested on: passing one once costs little beside training, and few would say little."""
 
-_CHEAP_TEACHER = ("gates.resamples=100", "gates.robustness_rows=0", "data.behaviour=[]", "drift.embedding=cut")
+_CHEAP_TEACHER = (
+    "gates.twins=never", "gates.resamples=100", "gates.robustness_rows=0", "data.behaviour=[]", "drift.embedding=cut",
+)  # fmt: skip
 _SERVED_TEXTS, _SERVED_BATCH, _REPETITIONS = 32, 8, 5
 _PLAIN_EPOCHS = 1
 
@@ -336,7 +338,7 @@ def _about(place: Place, *, rows: int) -> dict[str, Any]:
     noise = sum(0.75 * 0.25 / n for n in counts["test"]) ** 0.5 / len(counts["test"])
     totals = {split: sum(of) for split, of in counts.items()}
     return {"rows": rows, **totals, "epochs": params.train.epochs, "batch_size": params.train.batch_size,
-            "noise": noise}  # fmt: skip
+            "noise": noise, "set": list(place.extra)}  # fmt: skip
 
 
 def _measure_missing(place: Place, method: str, seed: int) -> None:

@@ -68,6 +68,7 @@ def _about(about: Mapping[str, Any], found: Found) -> list[str]:
     seeds = sorted({result["seed"] for of in found.values() for result in of})
     encoder = [result["encoder_ms"] for of in found.values() for result in of if "encoder_ms" in result]
     command = f"python -m tests.benchmarks.methods --rows {about['rows']} --seeds {','.join(map(str, seeds))}"
+    command += "".join(f" --set {override}" for override in about["set"])
     text = (
         f"`{command}` on {machine()}, one core: the default suite cut to {about['rows']:,} rows a task. Of the tasks' "
         f"rows together {about['train']:,} are trained on, {about['valid']:,} choose the epoch and {about['test']:,} "

@@ -21,7 +21,7 @@ def test_spread_needs_two_values() -> None:
 
 def test_a_page_of_what_is_there(tmp_path: Path) -> None:
     write_json(tmp_path / "about.json", {"rows": 8, "train": 4, "valid": 2, "test": 2, "epochs": 1, "batch_size": 2,
-                                         "noise": 0.1})  # fmt: skip
+                                         "noise": 0.1, "set": ["train.precision=auto"]})  # fmt: skip
     for number, (method, seed, f1) in enumerate(
         [("pfeiffer, n = 0", 0, 0.8), ("pfeiffer, n = 3", 0, 0.7), ("pfeiffer, n = 3", 1, 0.78), ("lora", 0, 0.9)]
     ):
@@ -33,6 +33,7 @@ def test_a_page_of_what_is_there(tmp_path: Path) -> None:
         })  # fmt: skip
     lines = part(tmp_path, methods=["lora", "ia3", "robust"])
     assert "Not measured yet: ia3; robust." in lines
+    assert any("--rows 8 --seeds 0,1 --set train.precision=auto`" in line for line in lines)
     assert "| pfeiffer, n = 3 | 2 | 0.740 ± 0.057 | 0.740 ± 0.057 | 0.740 ± 0.057 | -6.0 |" in lines
     assert "| lora | 1 | 0.900 | 0.900 | 0.900 | +10.0 |" in lines
     assert any(line.startswith("| lora | 10 | 1.00 | 4 | 2 |") for line in lines)
