@@ -87,6 +87,8 @@ METHODS: Mapping[str, Method] = {
     "hard, top half": Method("sharing", ("model.sharing=hard",)),
     "robust": Method("robust", ("model.adapter_drop=0", "train.adapter_drop=robust")),
     "hard, all layers": Method("sharing", ("model.sharing=hard", "model.tuned_layers=all")),
+    "lora, n = 0": Method("kinds", ("model.adapter=lora", "model.adapter_drop=0")),
+    "n = 0, distilled from hard": Method("distilled", ("model.adapter_drop=0",), teacher="hard, all layers"),
     "plain loop, adapters in every layer": Method("plain", plain=True),
     "pfeiffer, n = 2": Method("drop", ("model.adapter_drop=2",)),
     "pfeiffer, n = 5": Method("drop", ("model.adapter_drop=5", "model.pooling=mean")),
@@ -132,12 +134,16 @@ class Place:
         """The folder of the trained model."""
         return self.work / "models" / f"{_slug(method)}-{seed}"
 
+    def teacher(self, method: str) -> Path:
+        """The bundle that others learn from."""
+        return self.work / "teachers" / _slug(method)
+
     def params(self, method: str, seed: int) -> Params:
         """The params that a method is trained with."""
         of_method = METHODS[method]
         overrides = [*of_method.overrides, f"train.seed={seed}", "train.threads=1", *self.extra]
         if of_method.teacher:
-            overrides.append(f"train.teacher={self.work / 'teacher'}")
+            overrides.append(f"train.teacher={self.teacher(of_method.teacher)}")
         return read_params(Path("params.yaml"), overrides=overrides)
 
 
@@ -197,7 +203,7 @@ def _plain(place: Place, params: Params, *, frozen: bool) -> dict[str, Any]:
 
 def _make_teacher(place: Place, method: str) -> None:
     """Exports the first seed's model of a method as the bundle that others learn from."""
-    folder = place.work / "teacher"
+    folder = place.teacher(method)
     if (folder / "manifest.json").exists():
         return
     out = place.model(method, 0)

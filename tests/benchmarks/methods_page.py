@@ -11,12 +11,7 @@ from tests.benchmarks.page import machine, table
 METHODS_PAGE = Path(__file__).parents[2] / "docs/methods.md"
 _LAYERS, _TASKS = 6, 4
 _ALL_LAYERS = "pfeiffer, n = 0"
-_GROUPS = {
-    "drop": "Pfeiffer adapters in all but the lowest n layers",
-    "distilled": "The same, also learning from the adapters in every layer",
-    "kinds": "Other adapters, n = 3",
-    "sharing": "Layers that all tasks train together",
-}
+_GROUPS = ("drop", "distilled", "kinds", "sharing", "robust")
 
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
 """By method, what was measured with each seed."""
@@ -90,7 +85,7 @@ def _quality(found: Found) -> list[str]:
     tasks = list(found[_ALL_LAYERS][0]["f1"])
     best = statistics.mean(map(mean_f1, found[_ALL_LAYERS]))
     rows: list[list[object]] = []
-    for group in (*_GROUPS, "robust"):
+    for group in _GROUPS:
         for name in _in_order(found, group):
             of = found[name]
             values = [spread(result["f1"][task] for result in of) for task in tasks]
@@ -104,7 +99,7 @@ def _cost(found: Found) -> list[str]:
     plain = found.get("plain loop, adapters in every layer")
     reference = statistics.mean(result["train_seconds"] for result in plain) if plain else None
     rows: list[list[object]] = []
-    for group in (*_GROUPS, "robust"):
+    for group in _GROUPS:
         rows += [_cost_row(name, found[name], reference) for name in _in_order(found, group)]
     for name in (name for name, of in found.items() if of[0]["group"] == "plain"):
         seconds = statistics.mean(result["train_seconds"] for result in found[name])
