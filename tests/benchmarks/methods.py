@@ -156,6 +156,8 @@ def measure(place: Place, method: str, seed: int, *, serve: bool) -> dict[str, A
     if of_method.teacher:
         _make_teacher(place, of_method.teacher)
     filled = _filled(place, params)
+    for checkpoint in (place.work / "cache").glob("checkpoint-*"):
+        checkpoint.unlink()  # A run that was stopped would go on, and seem to have cost less.
     memory_mb, started = _peak_mb(), time.process_time()
     out = place.model(method, seed)
     train(params, prepared=place.prepared, encoder=place.encoder, out=out / "trained", cache=place.work / "cache",
