@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from mtlops.errors import PlatformError
+from pipelines.local import environment
 
 USER = 10001
 """The image's user and group. Steps run as the caller; a caller who is root hands their folders to this user."""
@@ -106,7 +107,7 @@ def open_containers(image: str, *, data: Path | None, work: Path, registry: Path
     Raises:
         PlatformError: no engine answers, it has no such image, or the image does not hold mtlops.
     """
-    with _engine() as address, _environment(DOCKER_HOST=address), _patient_kfp():
+    with _engine() as address, environment(DOCKER_HOST=address), _patient_kfp():
         client = docker.from_env()
         try:
             image_id, digest = _image_id(client, image), _code_digest(client, image)
@@ -262,18 +263,3 @@ def _await(process: subprocess.Popen[bytes], address: str, *, log: Path) -> None
             said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
             raise PlatformError(f"podman system service does not answer ({said or 'it says nothing'}). Check podman.")
         time.sleep(0.1)
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Sets environment variables, and puts the old ones back."""
-    before: Mapping[str, Any] = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

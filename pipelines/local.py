@@ -234,6 +234,21 @@ def table(run: Run) -> str:
 
 
 @contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Sets environment variables, and puts the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def _captured(progress: Progress) -> Iterator[None]:
     """Hands kfp.local's prints, logs and warnings to `progress`, and takes back what it leaves changed."""
     # Tasks side by side each put an indenting `print` in place of the one before, and restore what they found.
@@ -257,17 +272,14 @@ def _temporary_files() -> Iterator[None]:
 
     Not below the run's folder, whose path may be too long for a socket.
     """
-    known, before = os.environ.get("TMPDIR"), tempfile.tempdir
+    before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="mtlops-", ignore_cleanup_errors=True) as folder:
-        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        tempfile.tempdir = folder
         try:
-            yield
+            with environment(TMPDIR=folder):
+                yield
         finally:
             tempfile.tempdir = before
-            if known is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = known
 
 
 def _failure(progress: Progress, raised: str) -> MtlopsError:

@@ -132,7 +132,7 @@ def _cost_row(name: str, of: Sequence[Mapping[str, Any]], reference: float | Non
 def _drop(found: Found) -> list[str]:
     curve = {n: found[name] for n in range(_LAYERS) if (name := f"pfeiffer, n = {n}") in found}
     robust = found.get("robust", [])
-    base_serve, base_train = (curve[0][0][key] for key in ("serve_ms", "train_seconds"))
+    trained = {n: statistics.mean(result["train_seconds"] for result in of) for n, of in curve.items()}
     rows: list[list[object]] = []
     for n, of in curve.items():
         taken = [statistics.mean(result["f1_by_drop"][str(n)].values()) for result in robust]
@@ -141,8 +141,8 @@ def _drop(found: Found) -> list[str]:
             spread(map(mean_f1, of)),
             spread(taken) if taken else "",
             f"{relative_cost(n):.2f}",
-            f"{of[0]['serve_ms'] / base_serve:.2f}",
-            f"{statistics.mean(r['train_seconds'] for r in of) / base_train:.2f}",
+            f"{of[0]['serve_ms'] / curve[0][0]['serve_ms']:.2f}",
+            f"{trained[n] / trained[0]:.2f}",
         ])  # fmt: skip
     head = ["n", "trained with n", "robust, n left out", "cost of a text by the formula", "measured in serving",
             "measured in training"]  # fmt: skip
