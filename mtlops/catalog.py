@@ -63,11 +63,13 @@ class Preset(Entry):
     """A point between quality and cost.
 
     Attributes:
-        settings: by section of params.yaml the keys that it fills, where they are not given; balanced fills none: it
-            is the defaults.
+        settings: by section of params.yaml the keys that it fills, where they are not given.
+        adapter: the same for a kind of adapter with what was tuned for it: filled where neither a kind of adapter nor
+            another way of sharing than `adapters` is given.
     """
 
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    adapter: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
         "adapters in every layer, trained in bfloat16 where the hardware has it",
         settings={"model": {"adapter_drop": 0}, "train": {"precision": "auto"}},
     ),
-    "balanced": Preset("the defaults on this page"),
+    "balanced": Preset(
+        "parallel adapters in the upper three layers of six",
+        settings={"model": {"adapter_drop": 3}},
+        adapter={
+            "model": {"adapter": "parallel", "bottleneck": 48, "scaling": 1.0},
+            "train": {"learning_rate": 3e-3},
+        },
+    ),
     "fast": Preset("adapters in the two upper layers of six only", settings={"model": {"adapter_drop": 4}}),
 })  # fmt: skip
 """Measured against each other in docs/methods.md."""

@@ -594,14 +594,17 @@ class Params(_Section):
     @model_validator(mode="before")
     @classmethod
     def _preset_fills_what_is_not_given(cls, value: Any) -> Any:
-        word = value.get("preset") if isinstance(value, Mapping) else None
+        word = value.get("preset", cls.model_fields["preset"].default) if isinstance(value, Mapping) else None
         if not isinstance(word, str) or word not in catalog.PRESETS:
             return value
-        filled = dict(value)
-        for section, settings in catalog.PRESETS[word].settings.items():
-            given = filled.get(section, {})
-            if isinstance(given, Mapping):
-                filled[section] = {**settings, **given}
+        preset, filled = catalog.PRESETS[word], dict(value)
+        model = filled.get("model", {})
+        chooses = isinstance(model, Mapping) and ("adapter" in model or model.get("sharing", "adapters") != "adapters")
+        for part in (preset.settings, {} if chooses else preset.adapter):
+            for section, settings in part.items():
+                given = filled.get(section, {})
+                if isinstance(given, Mapping):
+                    filled[section] = {**settings, **given}
         return filled
 
     @model_validator(mode="after")

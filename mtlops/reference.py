@@ -50,9 +50,14 @@ def _words(root: Mapping[str, Any]) -> Iterator[str]:
 
 def _fills(entry: catalog.Entry) -> str:
     """What a preset fills, as keys of params.yaml."""
-    settings = entry.settings if isinstance(entry, catalog.Preset) else {}
-    keys = [f"`{section}.{key}: {value}`" for section, of in settings.items() for key, value in of.items()]
-    return ": " + ", ".join(keys) if keys else ""
+    if not isinstance(entry, catalog.Preset):
+        return ""
+    always, unless = (
+        ", ".join(f"`{section}.{key}: {value}`" for section, of in part.items() for key, value in of.items())
+        for part in (entry.settings, entry.adapter)
+    )
+    also = f"; where neither `model.adapter` nor another way of sharing is given also {unless}" if unless else ""
+    return f": {always}{also}"
 
 
 def _sections(root: Mapping[str, Any]) -> Iterator[str]:

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mtlops import catalog
 from mtlops.errors import UsageError
-from mtlops.params import parse_params, read_params, schema
+from mtlops.params import Model, Train, parse_params, read_params, schema
 
 VALID = """
 suite:
@@ -145,19 +146,28 @@ def test_sharing_brings_its_own_learning_rate_and_a_subset_of_tasks_its_depths()
     assert parse_params(text, tasks="stars").model.depths == {"stars": 2}
 
 
-def _filled(word: str) -> dict[tuple[str, str], object]:
-    settings = catalog.PRESETS[word].settings
-    return {(section, key): value for section, of in settings.items() for key, value in of.items()}
+def _filled(word: str, section: str) -> dict[str, object]:
+    preset = catalog.PRESETS[word]
+    return {**preset.settings.get(section, {}), **preset.adapter.get(section, {})}
 
 
 @pytest.mark.parametrize("word", catalog.PRESETS)
 def test_a_preset_fills_its_keys_and_no_others(word: str) -> None:
-    plain, params = parse_params(VALID).model_dump(), parse_params(f"preset: {word}\n{VALID}").model_dump()
-    plain["preset"] = word
-    for (section, key), value in _filled(word).items():
-        assert plain[section][key] != value, "a preset names only what it changes"
-        plain[section][key] = value
-    assert params == plain
+    params = parse_params(f"preset: {word}\n{VALID}")
+    assert params.model == Model(**_filled(word, "model"))
+    assert params.train == Train(**_filled(word, "train"))
+
+
+@pytest.mark.parametrize("model", ["adapter: lora", "adapter: parallel", "sharing: hard"])
+def test_what_was_tuned_for_a_preset_s_adapter_is_not_filled_beside_another_choice(model: str) -> None:
+    params = parse_params(f"preset: balanced\nmodel: {{{model}}}\n{VALID}")
+    assert params.model == Model(**yaml.safe_load(f"{{{model}}}"))
+    assert params.train == Train()
+
+
+def test_a_preset_s_adapter_is_kept_beside_a_word_that_changes_nothing() -> None:
+    params = parse_params(f"model: {{sharing: adapters, bottleneck: 5}}\n{VALID}")
+    assert params.model == Model(**{**_filled("balanced", "model"), "bottleneck": 5})
 
 
 def test_keys_that_are_given_win_over_the_preset() -> None:
@@ -167,8 +177,9 @@ def test_keys_that_are_given_win_over_the_preset() -> None:
 
 
 def test_balanced_is_what_one_gets_without_a_word() -> None:
-    assert not _filled("balanced")
-    assert parse_params(VALID).preset == "balanced"
+    params = parse_params(VALID)
+    assert params == parse_params(f"preset: balanced\n{VALID}")
+    assert params.preset == "balanced"
 
 
 def test_a_part_of_the_suite_keeps_what_the_preset_filled() -> None:

@@ -1,7 +1,10 @@
 """A trained model that answers, in PyTorch, over the cached trunk."""
 
+import ctypes
 import hashlib
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache as once
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,8 @@ from mtlops.tasks import Task
 
 _ROWS = 128
 _TEXTS = 32
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT, _LARGEST_MMAP_THRESHOLD = 1 << 29, 1 << 25
 
 
 class Backbone:
@@ -52,6 +57,7 @@ class Backbone:
         tasks: Sequence[str] = (),
         device: str = "cpu",
     ) -> None:
+        _keep_freed_memory()
         self.facts = read_json(encoder / "encoder.json", made_by="mtlops prepare")
         self.device = torch.device(device)
         trunk = load_trunk(encoder).to(self.device)
@@ -388,3 +394,15 @@ class Predictor:
 
 def _above(trunk: Trunk, model: Model, tasks: Sequence[str]) -> PairModel | Sharing:
     return PairModel(trunk, model) if model.sharing == "adapters" else make(trunk, model, tasks)
+
+
+@once
+def _keep_freed_memory() -> None:
+    """Asks glibc to keep half a gigabyte of freed memory for the next batch instead of giving each block back.
+
+    Every batch has the same sizes; the kernel would clear their pages again and again: a fifteenth of an update's time.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if mallopt := getattr(libc, "mallopt", None):  # musl has none
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)

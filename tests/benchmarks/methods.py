@@ -72,33 +72,50 @@ class Method:
     plain: bool | None = None
 
 
-ALL_LAYERS, DEFAULT = "pfeiffer, n = 0", "pfeiffer, n = 3"
+ALL_LAYERS, BALANCED = "pfeiffer, n = 0", "parallel, tuned"
+_PFEIFFER = "model.adapter=pfeiffer"
 
 METHODS: Mapping[str, Method] = {
-    DEFAULT: Method("drop", ("model.adapter_drop=3",)),
-    ALL_LAYERS: Method("drop", ("model.adapter_drop=0",)),
-    "pfeiffer, n = 4": Method("drop", ("model.adapter_drop=4",)),
-    "distilled, n = 3": Method("distilled", ("model.adapter_drop=3",), teacher=ALL_LAYERS),
+    BALANCED: Method("kinds", ("preset=balanced",)),
+    "pfeiffer, n = 3": Method("drop", (_PFEIFFER, "model.adapter_drop=3")),
+    ALL_LAYERS: Method("drop", (_PFEIFFER, "model.adapter_drop=0")),
+    "pfeiffer, n = 4": Method("drop", (_PFEIFFER, "model.adapter_drop=4")),
+    "pfeiffer, n = 3, distilled": Method("distilled", (_PFEIFFER, "model.adapter_drop=3"), teacher=ALL_LAYERS),
     **{
         kind: Method("kinds", (f"model.adapter={kind}", "model.adapter_drop=3"))
         for kind in catalog.ADAPTERS
         if kind != "pfeiffer"
     },
     "hard, top half": Method("sharing", ("model.sharing=hard",)),
-    "robust": Method("robust", ("model.adapter_drop=0", "train.adapter_drop=robust")),
+    "robust": Method("robust", (_PFEIFFER, "model.adapter_drop=0", "train.adapter_drop=robust")),
     "hard, all layers": Method("sharing", ("model.sharing=hard", "model.tuned_layers=all")),
     "lora, n = 0": Method("kinds", ("model.adapter=lora", "model.adapter_drop=0")),
-    "n = 0, distilled from hard": Method("distilled", ("model.adapter_drop=0",), teacher="hard, all layers"),
-    "plain loop, adapters in every layer": Method("plain", plain=True),
-    "pfeiffer, n = 2": Method("drop", ("model.adapter_drop=2",)),
-    "pfeiffer, n = 5": Method("drop", ("model.adapter_drop=5", "model.pooling=mean")),
+    "lora, n = 4": Method("kinds", ("model.adapter=lora", "model.adapter_drop=4")),
+    "pfeiffer, n = 0, distilled from hard": Method(
+        "distilled", (_PFEIFFER, "model.adapter_drop=0"), teacher="hard, all layers"
+    ),
+    "plain loop, adapters in every layer": Method("plain", (_PFEIFFER,), plain=True),
+    "pfeiffer, n = 2": Method(
+        "drop",
+        (
+            _PFEIFFER,
+            "model.adapter_drop=2",
+        ),
+    ),
+    "pfeiffer, n = 5": Method("drop", (_PFEIFFER, "model.adapter_drop=5", "model.pooling=mean")),
     "hierarchical, top half": Method(
         "sharing", ("model.sharing=hierarchical", "model.depths={subjectivity: 5, sentiment: 5}")
     ),
     "soft, top half, l2": Method("sharing", ("model.sharing=soft",)),
     "soft, top half, cross-stitch": Method("sharing", ("model.sharing=soft", "model.soft=cross-stitch")),
-    "distilled, n = 4": Method("distilled", ("model.adapter_drop=4",), teacher=ALL_LAYERS),
-    "pfeiffer, n = 1": Method("drop", ("model.adapter_drop=1",)),
+    "pfeiffer, n = 4, distilled": Method("distilled", (_PFEIFFER, "model.adapter_drop=4"), teacher=ALL_LAYERS),
+    "pfeiffer, n = 1": Method(
+        "drop",
+        (
+            _PFEIFFER,
+            "model.adapter_drop=1",
+        ),
+    ),
     "plain loop, full fine-tuning": Method("plain", plain=False),
 }
 """The methods by name, the more important ones first: that is the order in which they run."""

@@ -38,13 +38,10 @@ TUNED_RATE = 5e-5
 """Learning rate of full fine-tuning."""
 
 OURS = {
-    "adapters in every layer": ("model.adapter_drop=0",),
-    "adapters in every layer, bfloat16 where the CPU has it (preset quality)": (
-        "model.adapter_drop=0",
-        "train.precision=auto",
-    ),
-    "lowest 3 of 6 layers without adapters (default)": ("model.adapter_drop=3",),
-    "lowest 4 of 6 layers without adapters (preset fast)": ("model.adapter_drop=4",),
+    "adapters in every layer": ("preset=quality", "train.precision=float32"),
+    "adapters in every layer, bfloat16 where the CPU has it (preset quality)": ("preset=quality",),
+    "lowest 3 of 6 layers without adapters (preset balanced, the default)": ("preset=balanced",),
+    "lowest 4 of 6 layers without adapters (preset fast)": ("preset=fast",),
 }
 THEIRS = {"plain loop, adapters in every layer": True, "plain loop, full fine-tuning": False}
 FILL = ", trunk cached before"

@@ -183,6 +183,7 @@ def test_values_that_meet_the_same_weights_are_levelled_alike(graphs: dict[str, 
     assert len({product.value for product in products}) > len(set().union(*by_weight.values()))
 
 
+@pytest.mark.slow
 def test_large_columns_leave_levels_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_encoder(tmp_path / "encoder", hidden=64)
     weights = load_file(folder / "model.safetensors")

@@ -133,6 +133,7 @@ def test_what_cannot_be_written_at_the_end_is_counted(runtime: Runtime, tmp_path
     assert dropped == [15]
 
 
+@pytest.mark.slow
 def test_rows_that_come_while_a_file_is_written_do_not_wait_anew(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_storage_that_comes_back_too_late_gets_the_rows_from_the_next_server(
     assert [path.name for path in (tmp_path / "journal").rglob("*") if path.is_file()] == ["lock"]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_the_last_moment_and_says_how_much(
     finished: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -128,6 +128,7 @@ def test_predict_answers_from_a_variant(bundle: Bundle, capsys: pytest.CaptureFi
     assert answers[0] != answers[1]
 
 
+@pytest.mark.slow
 def test_a_variant_that_loses_too_much_is_left_out_or_stops_the_export(
     finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
