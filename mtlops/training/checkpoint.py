@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mtlops.files import atomic_path
@@ -57,7 +57,7 @@ class Checkpoint:
             tensors |= {f"{task}/{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
         state_text = json.dumps({"position": vars(position), "progress": progress})
         with atomic_path(self.path) as part:
-            part.write_bytes(save(tensors, metadata={"state": state_text}))
+            save_file(tensors, part, metadata={"state": state_text})  # copies nothing, unlike `save`
 
     def restore(self, learners: Mapping[str, Resumable]) -> Position:
         """Brings learners to the saved state and returns the position; the start when there is none."""
