@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +59,7 @@ class Checkpoint:
             tensors |= {f"{task}/{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
         state_text = json.dumps({"position": vars(position), "progress": progress})
         with atomic_path(self.path) as part:
-            save_file(tensors, part, metadata={"state": state_text})  # copies nothing, unlike `save`
+            _write(part, tensors, metadata={"state": state_text})
 
     def restore(self, learners: Mapping[str, Resumable]) -> Position:
         """Brings learners to the saved state and returns the position; the start when there is none."""
@@ -97,3 +99,14 @@ def restore_moments(
             optimizer.state[tensor] = {
                 key: saved[f"{key}/{name}"].clone().to("cpu" if key == "step" else tensor.device) for key in _MOMENTS
             }
+
+
+def _write(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
+    """Writes tensors without a copy of all of them in memory; an error of the disk is an `OSError` again."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
