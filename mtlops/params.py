@@ -550,7 +550,7 @@ class Retrain(_Section):
     start: Literal["fresh", "warm"] = "warm"
     """Whether a task starts from new tensors or from those of its parent; `prefix` and `masked` adapters are not
     served as they are trained and need `fresh`."""
-    blend: float = Field(0.7, gt=0, le=1)
+    blend: float = Field(0.6, gt=0, le=1)
     """Share of the update in the tensors of a task with a `warm` start, the rest is its parent's; 1: only the update.
     It costs nothing and keeps what the task knew (Wortsman et al. 2022, arXiv:2109.01903); docs/loop.md has what it
     gives and takes."""
