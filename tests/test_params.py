@@ -156,6 +156,8 @@ def test_a_preset_fills_its_keys_and_no_others(word: str) -> None:
     params = parse_params(f"preset: {word}\n{VALID}")
     assert params.model == Model(**_filled(word, "model"))
     assert params.train == Train(**_filled(word, "train"))
+    others = {"preset", "model", "train"}
+    assert params.model_dump(exclude=others) == parse_params(VALID).model_dump(exclude=others)
 
 
 @pytest.mark.parametrize("model", ["adapter: lora", "adapter: parallel", "sharing: hard"])

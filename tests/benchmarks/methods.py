@@ -72,11 +72,11 @@ class Method:
     plain: bool | None = None
 
 
-ALL_LAYERS, BALANCED = "pfeiffer, n = 0", "parallel, tuned"
+ALL_LAYERS = "pfeiffer, n = 0"
 _PFEIFFER = "model.adapter=pfeiffer"
 
 METHODS: Mapping[str, Method] = {
-    BALANCED: Method("kinds", ("preset=balanced",)),
+    "parallel, tuned": Method("kinds", ("preset=balanced",)),
     "pfeiffer, n = 3": Method("drop", (_PFEIFFER, "model.adapter_drop=3")),
     ALL_LAYERS: Method("drop", (_PFEIFFER, "model.adapter_drop=0")),
     "pfeiffer, n = 4": Method("drop", (_PFEIFFER, "model.adapter_drop=4")),
@@ -95,13 +95,7 @@ METHODS: Mapping[str, Method] = {
         "distilled", (_PFEIFFER, "model.adapter_drop=0"), teacher="hard, all layers"
     ),
     "plain loop, adapters in every layer": Method("plain", (_PFEIFFER,), plain=True),
-    "pfeiffer, n = 2": Method(
-        "drop",
-        (
-            _PFEIFFER,
-            "model.adapter_drop=2",
-        ),
-    ),
+    "pfeiffer, n = 2": Method("drop", (_PFEIFFER, "model.adapter_drop=2")),
     "pfeiffer, n = 5": Method("drop", (_PFEIFFER, "model.adapter_drop=5", "model.pooling=mean")),
     "hierarchical, top half": Method(
         "sharing", ("model.sharing=hierarchical", "model.depths={subjectivity: 5, sentiment: 5}")
@@ -109,13 +103,7 @@ METHODS: Mapping[str, Method] = {
     "soft, top half, l2": Method("sharing", ("model.sharing=soft",)),
     "soft, top half, cross-stitch": Method("sharing", ("model.sharing=soft", "model.soft=cross-stitch")),
     "pfeiffer, n = 4, distilled": Method("distilled", (_PFEIFFER, "model.adapter_drop=4"), teacher=ALL_LAYERS),
-    "pfeiffer, n = 1": Method(
-        "drop",
-        (
-            _PFEIFFER,
-            "model.adapter_drop=1",
-        ),
-    ),
+    "pfeiffer, n = 1": Method("drop", (_PFEIFFER, "model.adapter_drop=1")),
     "plain loop, full fine-tuning": Method("plain", plain=False),
 }
 """The methods by name, the more important ones first: that is the order in which they run."""
