@@ -182,11 +182,12 @@ class Learner:
         return value
 
     def in_label_units(self, tensors: Tensors) -> Tensors:
-        """Returns tensors whose head gives label units instead of standard units."""
-        scaled = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        scaled["head.weight"] *= self.scale
-        scaled["head.bias"] = scaled["head.bias"] * self.scale + self.offset
-        return scaled
+        """Returns tensors whose head gives label units instead of standard units; all others are the same memory."""
+        head = {
+            "head.weight": tensors["head.weight"] * self.scale,
+            "head.bias": tensors["head.bias"] * self.scale + self.offset,
+        }
+        return {name: tensor.detach() for name, tensor in {**tensors, **head}.items()}
 
     def start_from(self, tensors: Tensors) -> None:
         """Begins with the tensors of an earlier training, whose head gives label units.

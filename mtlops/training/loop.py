@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -127,6 +127,10 @@ def _take(
     stop: bool,
 ) -> bool:
     """One step of several tasks, each on its own loss, over all processes; returns whether one was asked to stop."""
+    if world.size == 1:
+        # Each task's step at once: of many tasks, few have gradients at the same time.
+        add_gradients(step, learners, backbone, train=train, room=room, when_whole=Learner.step)
+        return stop
     before = {task: running(learners[task]) for task in step.rows}
     add_gradients(step, learners, backbone, train=train, world=world, room=room)
     stop = world.add_up({task: learners[task] for task in step.rows}, before, stop=stop)
@@ -143,10 +147,12 @@ def add_gradients(
     train: Train,
     world: World = ALONE,
     room: Room | None = None,
+    when_whole: Callable[[Learner], None] | None = None,
 ) -> None:
     """Adds the gradients of this process's share of a step's rows to the learners' tensors, a pass at a time.
 
-    When memory runs out, it begins again with passes half as large, which `room` remembers.
+    `when_whole` is called with each learner as soon as all its rows have passed. When memory runs out, the other tasks
+    begin again with passes half as large, which `room` remembers.
 
     Raises:
         UsageError: a loss is not finite, or not even one row fits into memory.
@@ -154,22 +160,38 @@ def add_gradients(
     room = room or _asked(train)
     shares = {task: world.share(step.rows[task]) for task in sorted(step.rows)}
     before = {task: running(learners[task]) for task in shares}
+    whole: set[str] = set()
     while True:
-        try:
-            for part in _parts(shares, learners, most=room.rows):
-                with torch.autocast(backbone.device.type, torch.bfloat16, enabled=is_bfloat16(train, backbone.device)):
-                    loss = _loss(_Pass(step, part, learners, backbone, world), recompute=room.recompute)
-                loss.backward()
+        for part in _parts(shares, learners, most=room.rows):
+            one = _Pass(step, part, learners, backbone, world)
+            if not _fits(one, train=train, recompute=room.recompute):
+                break
+            for task in [task for task, rows in part.items() if rows.stop == len(shares[task])]:
+                whole.add(task)
+                if when_whole is not None:
+                    when_whole(learners[task])
+        else:
             return
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Out of the except clause: what failed is free again.
-        for task, (loss_sum, loss_rows) in before.items():
-            learners[task].forget_gradients(loss_sum, loss_rows)
+        shares = {task: rows for task, rows in shares.items() if task not in whole}
+        for task in shares:
+            learners[task].forget_gradients(*before[task])
         room.halve(sum(map(len, shares.values())))
         if backbone.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _fits(one: "_Pass", *, train: Train, recompute: bool) -> bool:
+    """Adds the gradients of one pass; returns whether memory was enough, and what failed is free again if not."""
+    device = one.backbone.device
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16(train, device)):
+            loss = _loss(one, recompute=recompute)
+        loss.backward()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def is_bfloat16(train: Train, device: torch.device) -> bool:

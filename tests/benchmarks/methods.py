@@ -80,7 +80,7 @@ METHODS: Mapping[str, Method] = {
     "pfeiffer, n = 3": Method("drop", (_PFEIFFER, "model.adapter_drop=3")),
     ALL_LAYERS: Method("drop", (_PFEIFFER, "model.adapter_drop=0")),
     "pfeiffer, n = 4": Method("drop", (_PFEIFFER, "model.adapter_drop=4")),
-    "pfeiffer, n = 3, distilled": Method("distilled", (_PFEIFFER, "model.adapter_drop=3"), teacher=ALL_LAYERS),
+    "parallel, tuned, distilled": Method("distilled", ("preset=balanced",), teacher="lora, n = 0"),
     **{
         kind: Method("kinds", (f"model.adapter={kind}", "model.adapter_drop=3"))
         for kind in catalog.ADAPTERS
@@ -102,7 +102,6 @@ METHODS: Mapping[str, Method] = {
     ),
     "soft, top half, l2": Method("sharing", ("model.sharing=soft",)),
     "soft, top half, cross-stitch": Method("sharing", ("model.sharing=soft", "model.soft=cross-stitch")),
-    "pfeiffer, n = 4, distilled": Method("distilled", (_PFEIFFER, "model.adapter_drop=4"), teacher=ALL_LAYERS),
     "pfeiffer, n = 1": Method("drop", (_PFEIFFER, "model.adapter_drop=1")),
     "plain loop, full fine-tuning": Method("plain", plain=False),
 }

@@ -116,6 +116,32 @@ def test_out_of_memory_the_step_is_taken_again_in_smaller_passes(
     assert halved.progress.loss_sum == pytest.approx(whole.progress.loss_sum, rel=1e-5)
 
 
+def test_a_task_takes_its_step_as_soon_as_its_rows_have_passed_and_only_once(backbone: Backbone) -> None:
+    train, names = Train(threads=1, rows_per_pass=8), ("a", "b", "c")
+    step = Step({"a": np.arange(5), "b": np.arange(2, 9), "c": np.arange(4, 16)})
+    together, apart, short = ({name: make_learner(backbone, train) for name in names} for _ in range(3))
+    with_gradients = []
+
+    def take(learner: Learner) -> None:
+        with_gradients.append(sum(any(t.grad is not None for t in of.tensors.values()) for of in together.values()))
+        learner.step()
+
+    add_gradients(step, together, backbone, train=train, when_whole=take)
+    assert with_gradients == [2, 2, 1]
+    add_gradients(step, apart, backbone, train=train)
+    for learner in apart.values():
+        learner.step()
+    with SmallMemory(5 * TOKENS * 128) as memory:  # enough for the short rows of the first pass, not for the second
+        add_gradients(step, short, backbone, train=train, room=Room(8), when_whole=Learner.step)
+    assert memory.refused == 1
+    for name in names:
+        assert together[name].progress == apart[name].progress
+        assert (short[name].progress.steps, short[name].progress.loss_rows) == (1, len(step.rows[name]))
+        for key, tensor in apart[name].tensors.items():
+            assert torch.equal(together[name].tensors[key], tensor), (name, key)
+            assert torch.allclose(short[name].tensors[key], tensor, atol=1e-4), (name, key)
+
+
 def test_when_not_even_one_row_fits_it_says_what_to_do(backbone: Backbone) -> None:
     learner = make_learner(backbone, Train(threads=1))
     with SmallMemory(10), pytest.raises(UsageError, match=r"not even one row fits\. Use train\.recompute"):
