@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
@@ -188,7 +189,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         width = config.embedding_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width)
+        # Not drawn first: `load_trunk` fills it, and a vocabulary's random numbers take longer than reading it.
+        self.word_embeddings = skip_init(nn.Embedding, config.vocab_size, width)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)

@@ -83,3 +83,26 @@ def test_a_shard_that_changed_since_this_process_checked_it_is_checked_again(tmp
     values.write_bytes(bytes(values.stat().st_size))
     os.utime(values, ns=(0, 0))  # Another time than before, on a clock as coarse as can be.
     assert "row0" not in Shards(tmp_path, width=4)
+
+
+def test_only_shards_that_somebody_asks_for_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write(tmp_path, "row0", "row1")
+    shards = Shards(tmp_path, width=4)
+    places = {row: next(iter(shards.touch([row]))).with_suffix(".f32") for row in ("row0", "row1")}
+    for path in places.values():
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, ns=(0, 0))
+    assert "row0" not in shards
+    assert str(places["row0"]) in caplog.text and str(places["row1"]) not in caplog.text
+    assert not places["row0"].exists() and places["row1"].exists()
+    shards.write([("row0", 3)], [ROWS["row0"]])
+    assert "row0" in shards and (shards.lines("row0") == ROWS["row0"]).all()
+    assert "row1" not in shards
+
+
+def test_a_shard_evicted_before_it_was_asked_for_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write(tmp_path, "row0")
+    shards = Shards(tmp_path, width=4)
+    evict([tmp_path], limit_bytes=0, keep=())
+    assert "row0" not in shards
+    assert "damaged" not in caplog.text
