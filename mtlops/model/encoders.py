@@ -21,6 +21,7 @@ from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
 from mtlops.files import atomic_path
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Sizes
+from mtlops.model.linear import Linear
 from mtlops.model.pooling import mean, with_first
 from mtlops.model.relative import RelativeBias
 from mtlops.params import Model
@@ -50,13 +51,13 @@ class Layer(nn.Module):
         hidden = config.hidden_size
         self.num_heads = config.num_attention_heads
         self.activation = _ACTIVATIONS[config.activation]
-        self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
-        self.attention_output = nn.Linear(hidden, hidden)
+        self.query = Linear(hidden, hidden)
+        self.key = Linear(hidden, hidden)
+        self.value = Linear(hidden, hidden)
+        self.attention_output = Linear(hidden, hidden)
         self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(hidden, config.intermediate_size)
-        self.output = nn.Linear(config.intermediate_size, hidden)
+        self.intermediate = Linear(hidden, config.intermediate_size)
+        self.output = Linear(config.intermediate_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
 
     @property
@@ -194,7 +195,7 @@ class Trunk(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.embeddings_project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+        self.embeddings_project = Linear(width, config.hidden_size) if width != config.hidden_size else None
         self.relative_bias = RelativeBias(config.num_attention_heads) if config.family.has_relative_bias else None
         self.layers = nn.ModuleList(Layer(config, self.relative_bias) for _ in range(config.num_hidden_layers))
         self.eval().requires_grad_(False)

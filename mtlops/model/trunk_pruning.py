@@ -20,6 +20,7 @@ from mtlops import catalog
 from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.encoders import Layer
+from mtlops.model.linear import Linear
 from mtlops.model.predictor import Backbone
 from mtlops.model.sharing.anatomy import Sharing
 from mtlops.model.sharing.soft import L2, Columns
@@ -187,10 +188,10 @@ def _used(weight: Tensor, num: int | None = None) -> Tensor:
     return columns.view(num or len(columns), -1).any(dim=1)
 
 
-def _linear(old: nn.Linear, *, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
+def _linear(old: nn.Linear, *, rows: Tensor | None = None, columns: Tensor | None = None) -> Linear:
     weight = old.weight.detach() if rows is None else old.weight.detach()[rows]
     bias = old.bias.detach() if rows is None else old.bias.detach()[rows]
     weight = weight if columns is None else weight[:, columns]
-    made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    made = Linear(weight.shape[1], weight.shape[0], device="meta")
     made.weight, made.bias = (nn.Parameter(tensor.clone(), requires_grad=False) for tensor in (weight, bias))
     return made

@@ -1,0 +1,66 @@
+"""Linear layers whose float32 products on x86 are made by oneDNN.
+
+PyTorch hands them to MKL, which on processors that are not Intel's leaves half of the vector width unused: there oneDNN
+takes less than half of the time (docs/benchmarks.md, part `products`), on Intel's the same. Both come with PyTorch; it
+uses oneDNN itself for other number formats and in compiled models.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_HAS_BOTH = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, faster on some processors; the same up to the order in which numbers are added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x (..., in_features) times the weight, with the bias added: (..., out_features)."""
+        if not _by_onednn(x, self.weight):
+            return functional.linear(x, self.weight, self.bias)
+        return _differentiable(x, self.weight, self.bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    # Not while a graph is made of it: ONNX has an operator for the plain function.
+    return (
+        _HAS_BOTH
+        and x.device.type == "cpu"
+        and x.dtype is weight.dtype is torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b, and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if weight.requires_grad else None, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (grad,), (x, weight) = gradients, ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            _differentiable(grad, weight.t(), None) if of_x else None,
+            _differentiable(rows.t(), x.flatten(0, -2).t(), None) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
+def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # The operator that compiled models call; torch is pinned, and tests/model/test_linear.py knows what it is to give.
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001
+    return made

@@ -1,0 +1,70 @@
+"""The trunk's products are those of PyTorch, in every pass that training and serving make."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mtlops.model import linear
+from mtlops.model.linear import Linear
+
+ROWS = [(7,), (0,), (3, 5), (2, 0), (64, 33), ()]
+
+
+def _layer(*, trained: bool, bias: bool = True) -> Linear:
+    torch.manual_seed(3)
+    return Linear(48, 20, bias=bias).requires_grad_(trained)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_product_is_that_of_exact_numbers(rows: tuple[int, ...]) -> None:
+    layer, x = _layer(trained=False), torch.randn(*rows, 48)
+    expected = functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    assert layer(x).shape == expected.shape
+    assert torch.allclose(layer(x).double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained, bias", list(itertools.product([False, True], repeat=2)))
+def test_gradients_and_their_gradients_are_those_of_pytorch(trained: bool, bias: bool) -> None:
+    layer, x = _layer(trained=trained, bias=bias), torch.randn(4, 6, 48, requires_grad=True)
+    wanted = [x, *(layer.parameters() if trained else [])]
+
+    def found(y: Tensor) -> list[Tensor]:
+        first = torch.autograd.grad(y.sin().sum(), wanted, create_graph=True)
+        return [y, *first, *torch.autograd.grad(torch.stack([(part**2).sum() for part in first]).sum(), wanted)]
+
+    for ours, theirs in zip(found(layer(x)), found(functional.linear(x, layer.weight, layer.bias)), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_does_not_change_with_what_else_could_get_a_gradient() -> None:
+    frozen, trained, x = _layer(trained=False), _layer(trained=True), torch.randn(9, 48)
+    with torch.inference_mode():
+        expected = frozen(x)
+    assert torch.equal(frozen(x.clone().requires_grad_()), expected)
+    assert torch.equal(trained(x), expected)
+
+
+@pytest.mark.skipif(not linear._HAS_BOTH, reason="PyTorch has no oneDNN or no MKL here")
+def test_other_number_formats_and_graphs_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, product = [], linear._product
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(x.shape)
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(linear, "_product", counted)
+    layer, x = _layer(trained=False), torch.randn(5, 48)
+    layer(x)
+    assert len(calls) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype is torch.bfloat16
+    assert layer.double()(x.double()).dtype is torch.float64
+    layer.float()
+    program = torch.export.export(layer, (x,))
+    assert [node.target for node in program.graph.nodes if node.op == "call_function"] == [
+        torch.ops.aten.linear.default
+    ]
+    assert len(calls) == 1
