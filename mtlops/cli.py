@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mtlops import __version__, cli_layouts, cli_loop, cli_registry, cli_serve
 from mtlops.catalog import PROVIDERS, load, suggest
 from mtlops.errors import MtlopsError, UsageError, VerdictError
+from mtlops.small import keep_quick
 
 if TYPE_CHECKING:
     from mtlops.model.adapterhub import Moved
@@ -168,6 +169,8 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
     if name == "export" and cli_layouts.is_wanted(options):
         cli_layouts.write(options)
         return
+    if options.is_alone:
+        keep_quick()
     is_update = name == "train" and (options.parent is not None or options.window is not None)
     params = _read_params(options, only=not is_update)
     paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlops.cli_registry import add_registry_option
 from mtlops.errors import UsageError, VerdictError
+from mtlops.small import keep_quick
 
 if TYPE_CHECKING:
     from mtlops.params import Params
@@ -91,6 +92,8 @@ def _add_update(commands: Any, add: AddCommand) -> None:
 
 
 def _update(options: argparse.Namespace) -> None:
+    if options.is_alone:
+        keep_quick()
     from mtlops.params import read_params
     from mtlops.registry import Registry, registry_url
     from mtlops.steps.evaluate import evaluate

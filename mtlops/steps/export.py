@@ -21,7 +21,7 @@ from mtlops.export.graph import PairsGraph, WordsGraph, replace_bank, structure,
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
-from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from mtlops.files import atomic_folder, link_or_copy, read_json, sha256_file, write_json, write_text
 from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.predictor import Predictor
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 _TRUNK_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _LATENCY_RUNS = 15
-_UPDATE_LATENCY_RUNS = 5
+_UPDATE_LATENCY_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def export(
         parities = measure(graph, session, num_tasks=len(model.tasks))
         max_error = check(parities, tolerance=params.export.tolerance)
         logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
-        _copy_parts(folder, encoder=encoder, trained=trained, model=model)
+        _copy_parts(folder, encoder=encoder, trained=trained, model=model, update=update)
         _write_shared(folder / "trunk", encoder, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
         texts = _golden_texts(params, prepared, model) if update is None else golden_texts(update)
@@ -124,9 +124,10 @@ def export(
         facts = _manifest(folder, params, prepared, model, judged, decided, update)
         more = {"variants": variants.facts} if variants.facts else {}
         write_manifest(folder, {**facts, **_graph_facts(folder, params, predictor), **more})
+        bundle = Bundle.open(folder)
         if update is not None:
-            check_taken_over(update, folder)
-        runtime = Runtime(Bundle.open(folder))
+            check_taken_over(update, bundle)
+        runtime = Runtime(bundle)
         latencies = partial(_latencies, texts=texts, runs=_LATENCY_RUNS if update is None else _UPDATE_LATENCY_RUNS)
         payload = _report(folder, runtime, params, parities=[asdict(p) for p in parities], latencies=latencies)
         payload["variants"] = _measured_variants(runtime.bundle, variants, latencies)
@@ -168,7 +169,7 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
         logger.info("writing the ONNX graph")
         return write_onnx(graph, path, opset=params.export.opset)
     weights = path.with_name("model.onnx.data")
-    shutil.copyfile(update.parent.folder / weights.name, weights)
+    link_or_copy(update.parent.folder / weights.name, weights)
     assert isinstance(graph, PairsGraph)
     replaced = replace_bank(graph, path, like=update.parent.folder / "model.onnx")
     if replaced is not None:
@@ -177,13 +178,19 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
     return write_onnx(graph, path, opset=params.export.opset, weights=weights)
 
 
-def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel) -> None:
-    pairs = [(encoder / name, folder / "trunk" / name) for name in _TRUNK_FILES]
+def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel, update: Update | None) -> None:
+    """Copies the trunk and the tasks; an update's trunk is its parent's in the cache under a second name."""
+    (folder / "trunk").mkdir()
+    for name in _TRUNK_FILES:
+        if update is None:
+            shutil.copyfile(encoder / name, folder / "trunk" / name)
+        else:
+            link_or_copy(update.parent.folder / "trunk" / name, folder / "trunk" / name)
     for task in model.tasks:
-        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in TASK_FILES]
-    for source, target in pairs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        for name in TASK_FILES:
+            target = folder / "tasks" / task.name / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(trained / "tasks" / task.name / name, target)
 
 
 def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:

@@ -79,19 +79,18 @@ def write_update_references(params: Params, update: Update, predictor: Predictor
     update_references(profiler, folder, parent=update.parent.folder / REFERENCE)
 
 
-def check_taken_over(update: Update, folder: Path) -> None:
+def check_taken_over(update: Update, made: Bundle) -> None:
     """Checks that each file of an exported update that was not to change has its parent's hash.
 
     Raises:
         ArtefactError: one has not, or is missing, or there is one that the parent lacks.
     """
-    made = Bundle.open(folder)
     ours, theirs = (_kept(update, side, beside=other) for side, other in ((made, update.parent), (update.parent, made)))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ArtefactError(
-                f"{folder / name}: was not to change, but is not the file of the parent {update.parent.id}. Nothing "
-                f"was exported: train the update again."
+                f"{made.folder / name}: was not to change, but is not the file of the parent {update.parent.id}. "
+                f"Nothing was exported: train the update again."
             )
 
 

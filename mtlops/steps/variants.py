@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
 _MARGIN = 2.0
-_UPDATE_ROWS = 800
+_UPDATE_ROWS = 400
 """Known test rows on which an update's variant is judged at most, evenly spread; of its window all are."""
 _DIGITS = 6
 
