@@ -169,7 +169,7 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
         logger.info("writing the ONNX graph")
         return write_onnx(graph, path, opset=params.export.opset)
     weights = path.with_name("model.onnx.data")
-    link_or_copy(update.parent.folder / weights.name, weights)
+    shutil.copyfile(update.parent.folder / weights.name, weights)  # onnx refuses to read hard links
     assert isinstance(graph, PairsGraph)
     replaced = replace_bank(graph, path, like=update.parent.folder / "model.onnx")
     if replaced is not None:
