@@ -1,6 +1,5 @@
 """How a process that runs one command is set up: with less memory beside others, or less time around its work."""
 
-import gc
 import importlib.abc
 import os
 import sys
@@ -9,8 +8,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _THREADS = "OPENBLAS_NUM_THREADS"
-
-_ALLOCATIONS = 50_000
 
 
 class _NoPandas(importlib.abc.MetaPathFinder):
@@ -44,14 +41,11 @@ def keep_small() -> None:
 
 
 def keep_quick() -> None:
-    """Makes a step lose no time on what is not its work; to be called before NumPy is imported.
+    """Makes a step lose no time on threads that wait for one another; to be called before NumPy is imported.
 
-    - NumPy's matrix products are small here, too; the large ones are PyTorch's.
-    - Imports and tables make objects by the hundred thousand, none of them garbage: looking for some among them, after
-      every 700, takes a twentieth of a short step. (A server looks often, and pauses shortly.)
+    NumPy's matrix products are small here, too; the large ones are PyTorch's.
     """
     _import_numpy_with_one_thread()
-    gc.set_threshold(_ALLOCATIONS)
 
 
 def _import_numpy_with_one_thread() -> None:
