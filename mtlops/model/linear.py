@@ -61,6 +61,8 @@ def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not weight.is_contiguous() and not weight.t().is_contiguous():
+        weight = weight.contiguous()  # With gaps in it, oneDNN falls back to a loop that is a thousand times slower.
     # The operator that compiled models call; torch is pinned, and tests/model/test_linear.py knows what it is to give.
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001
     return made
