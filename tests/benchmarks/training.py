@@ -4,6 +4,8 @@ The reference is a plain Hugging Face loop, written here: one task after the oth
 their longest row, every layer computed in every epoch, the same Pfeiffer adapters or all weights trained. Both sides
 load the encoder, train the same rows of the same four tasks for the same number of epochs with batches of one size,
 score the validation rows after every epoch and keep the best. CPU seconds of all threads, in turns, in one process.
+
+Beside it, the trunk's matrix products alone: PyTorch's own way against `mtlops.model.linear`.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from mtlops import catalog
 from mtlops.data.prepared import read_split
 from mtlops.decoding import decode
+from mtlops.model.linear import Linear
 from mtlops.params import Params, read_params
 from mtlops.steps.prepare import prepare
 from mtlops.steps.train import train
@@ -45,6 +49,9 @@ OURS = {
 }
 THEIRS = {"plain loop, adapters in every layer": True, "plain loop, full fine-tuning": False}
 FILL = ", trunk cached before"
+
+PRODUCTS = ((384, 384), (384, 1536), (1536, 384))
+PRODUCT_ROWS, PRODUCT_CALLS = 2048, 50
 
 
 @dataclass
@@ -221,7 +228,44 @@ def report(bench: Bench, seconds: dict[str, list[float]], *, rounds: int) -> lis
         "the tasks' best validation macro-F1; on so few rows it only shows that nobody skips work."
     )
     head = ["", "CPU s", "faster than the plain adapter loop", "faster than full fine-tuning", "valid macro-F1"]
-    return ["## Training", "", about, "", *table(head, rows)]
+    return ["## Training", "", about, "", *table(head, rows), "", *report_products(products(), rounds=rounds)]
+
+
+def products() -> dict[str, Callable[[], None]]:
+    """Returns what makes the default encoder's products, `PRODUCT_CALLS` of each, forward and backward, by name."""
+    found: dict[str, Callable[[], None]] = {}
+    for num_in, num_out in PRODUCTS:
+        layer = Linear(num_in, num_out).requires_grad_(requires_grad=False)
+        x = torch.randn(PRODUCT_ROWS, num_in, requires_grad=True)
+        plain = partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
+        for who, product in ((_PLAIN, plain), (_OURS, layer)):
+            found[f"{num_in} x {num_out}{who}"] = partial(_many, product, x)
+    return found
+
+
+_PLAIN, _OURS = ", torch.nn.Linear", ", ours"
+
+
+def _many(product: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    for _ in range(PRODUCT_CALLS):
+        torch.autograd.grad(product(x).sum(), x)
+
+
+def report_products(candidates: dict[str, Callable[[], None]], *, rounds: int) -> list[str]:
+    """Measures them in turns and returns what the page says."""
+    for warm_up in candidates.values():
+        warm_up()
+    seconds = side_by_side(candidates, rounds=rounds)
+    rows = []
+    for num_in, num_out in PRODUCTS:
+        plain, ours = (seconds[f"{num_in} x {num_out}{who}"] for who in (_PLAIN, _OURS))
+        each = [f"{1000 * statistics.median(of) / PRODUCT_CALLS:.1f}" for of in (plain, ours)]
+        rows.append([f"{num_in} x {num_out}", *each, ratio(plain, ours)])
+    about = (
+        f"The trunk's products in float32, {PRODUCT_ROWS:,} rows, forward and backward: `torch.nn.Linear`, which gives "
+        "them to MKL on x86, and `mtlops.model.linear`, which gives them to oneDNN."
+    )
+    return [about, "", *table(["weight", "torch.nn.Linear, CPU ms", "ours, CPU ms", "faster"], rows)]
 
 
 if __name__ == "__main__":
