@@ -171,8 +171,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({
     "quality": Preset(
-        "adapters in every layer, trained in bfloat16 where the hardware has it",
+        "lora in every layer, trained in bfloat16 where the hardware has it",
         settings={"model": {"adapter_drop": 0}, "train": {"precision": "auto"}},
+        adapter={"model": {"adapter": "lora"}},
     ),
     "balanced": Preset(
         "parallel adapters in the upper three layers of six",

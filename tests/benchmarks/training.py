@@ -41,9 +41,13 @@ ROWS = 600
 TUNED_RATE = 5e-5
 """Learning rate of full fine-tuning."""
 
+_SAME = ("preset=quality", "model.adapter=pfeiffer")
+"""The same function as the plain adapter loop's."""
+
 OURS = {
-    "adapters in every layer": ("preset=quality", "train.precision=float32"),
-    "adapters in every layer, bfloat16 where the CPU has it (preset quality)": ("preset=quality",),
+    "adapters in every layer": (*_SAME, "train.precision=float32"),
+    "adapters in every layer, bfloat16 where the CPU has it": _SAME,
+    "lora in every layer, bfloat16 where the CPU has it (preset quality)": ("preset=quality",),
     "lowest 3 of 6 layers without adapters (preset balanced, the default)": ("preset=balanced",),
     "lowest 4 of 6 layers without adapters (preset fast)": ("preset=fast",),
 }
