@@ -1,8 +1,8 @@
 """Linear layers whose float32 products on x86 are made by oneDNN.
 
-PyTorch hands them to MKL, which leaves half of the vector width of AMD's processors unused: oneDNN takes less than half of
-the time there (docs/benchmarks.md, Training); Intel's were not measured. Both come with PyTorch, which uses oneDNN itself
-for other number formats and in compiled models.
+PyTorch hands them to MKL, which leaves half of the vector width of AMD's processors unused: oneDNN takes less than
+half of the time there (docs/benchmarks.md, Training); Intel's were not measured. Both come with PyTorch, which uses
+oneDNN itself for other number formats and in compiled models.
 """
 
 from typing import Any
