@@ -192,8 +192,33 @@ def test_a_killed_command_is_tried_again_and_then_given_up(
     place = counting(tmp_path, "os.kill(os.getpid(), 9)")
     drifting.day(given)
     outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
+    assert (outcomes[0].status, (tmp_path / "starts").read_text()) == ("failed", "x" * 8)
+    assert "exit -9, attempt 8" in outcomes[0].note
+
+
+def test_kills_by_others_are_survived_more_often_than_failures_of_the_platform(
+    drifting: Drifting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kill of a chaos run may hit the pipeline; a registry that does not answer three times is away."""
+    monkeypatch.setattr("monitoring.triggers._PAUSE_SECONDS", 0.01)
+    given, starts = params(by="local"), tmp_path / "starts"
+    place = counting(tmp_path, f"if len(open({str(starts)!r}).read()) < 5: os.kill(os.getpid(), 9)\n"
+                               "print(json.dumps({'verdict': 'PROMOTE'}))")  # fmt: skip
+    drifting.day(given)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
+    assert (outcomes[0].status, starts.read_text()) == ("PROMOTE", "xxxxx")
+
+
+def test_a_platform_that_fails_is_given_up_after_three_attempts(
+    drifting: Drifting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitoring.triggers._PAUSE_SECONDS", 0.01)
+    given = params(by="local")
+    place = counting(tmp_path, "sys.exit(5)")
+    drifting.day(given)
+    outcomes = Carrier(open_trigger(given, place), place, params=given).finish(drifting.state)
     assert (outcomes[0].status, (tmp_path / "starts").read_text()) == ("failed", "xxx")
-    assert "exit -9, attempt 3" in outcomes[0].note
+    assert "exit 5, attempt 3" in outcomes[0].note
 
 
 def test_what_another_run_has_trained_meanwhile_is_not_trained_again(drifting: Drifting, tmp_path: Path) -> None:
