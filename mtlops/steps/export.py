@@ -21,7 +21,7 @@ from mtlops.export.graph import PairsGraph, WordsGraph, replace_bank, structure,
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
-from mtlops.files import atomic_folder, link_or_copy, read_json, sha256_file, write_json, write_text
+from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
 from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.predictor import Predictor
@@ -99,7 +99,7 @@ def export(
         parities = measure(graph, session, num_tasks=len(model.tasks))
         max_error = check(parities, tolerance=params.export.tolerance)
         logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
-        _copy_parts(folder, encoder=encoder, trained=trained, model=model, update=update)
+        _copy_parts(folder, encoder=encoder, trained=trained, model=model)
         _write_shared(folder / "trunk", encoder, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
         texts = _golden_texts(params, prepared, model) if update is None else golden_texts(update)
@@ -169,7 +169,7 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
         logger.info("writing the ONNX graph")
         return write_onnx(graph, path, opset=params.export.opset)
     weights = path.with_name("model.onnx.data")
-    shutil.copyfile(update.parent.folder / weights.name, weights)  # onnx refuses to read hard links
+    shutil.copyfile(update.parent.folder / weights.name, weights)
     assert isinstance(graph, PairsGraph)
     replaced = replace_bank(graph, path, like=update.parent.folder / "model.onnx")
     if replaced is not None:
@@ -178,19 +178,13 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
     return write_onnx(graph, path, opset=params.export.opset, weights=weights)
 
 
-def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel, update: Update | None) -> None:
-    """Copies the trunk and the tasks; an update's trunk is its parent's in the cache under a second name."""
-    (folder / "trunk").mkdir()
-    for name in _TRUNK_FILES:
-        if update is None:
-            shutil.copyfile(encoder / name, folder / "trunk" / name)
-        else:
-            link_or_copy(update.parent.folder / "trunk" / name, folder / "trunk" / name)
+def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel) -> None:
+    pairs = [(encoder / name, folder / "trunk" / name) for name in _TRUNK_FILES]
     for task in model.tasks:
-        for name in TASK_FILES:
-            target = folder / "tasks" / task.name / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(trained / "tasks" / task.name / name, target)
+        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in TASK_FILES]
+    for source, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
