@@ -32,8 +32,9 @@ EVENT_TYPE = "org.mtlops.retrain.requested"
 _SUCCEEDED, _FAILED, _SENT, _SUPERSEDED = "succeeded", "failed", "sent", "superseded"
 _SECONDS = 30.0
 
-_ATTEMPTS, _ATTEMPTS_KILLED = 3, 8
-"""Of a run whose platform fails, and of one that others kill. Not for ever: too little memory kills every time, too."""
+_ATTEMPTS = 8
+"""Of a run that others kill, as a whole or a step of it, or whose platform fails. Not for ever: too little memory kills
+every time, too."""
 
 _PAUSE_SECONDS = 2.0
 """Before the second attempt; the third waits twice as long, and so on."""
@@ -150,9 +151,8 @@ class Local:
             return Outcome(_SUPERSEDED, "another run has trained these tasks since; nothing was started")
         if left["code"] is None and left["note"]:
             return Outcome(_FAILED, left["note"])
-        was_killed = left["code"] is None or left["code"] < 0
-        most = _ATTEMPTS_KILLED if was_killed else _ATTEMPTS if left["code"] == PlatformError.exit_code else 0
-        if made >= most:
+        may_pass = left["code"] is None or left["code"] < 0 or left["code"] == PlatformError.exit_code
+        if not may_pass or made >= _ATTEMPTS:
             said = "killed" if left["code"] is None else f"exit {left['code']}"
             return Outcome(_FAILED, f"{said}, attempt {made}; {log} says why")
         return None
