@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from mtlops.data.families import TrunkConfig
 from mtlops.errors import ArtefactError
@@ -191,7 +190,7 @@ class Trunk(nn.Module):
         self.config = config
         width = config.embedding_size
         # Not drawn first: `load_trunk` fills it, and a vocabulary's random numbers take longer than reading it.
-        self.word_embeddings = skip_init(nn.Embedding, config.vocab_size, width)
+        self.word_embeddings = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, width))
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)

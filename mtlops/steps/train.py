@@ -287,7 +287,8 @@ def _set_up(params: Params, device: str, world: World) -> str:
         device = f"cuda:{world.local_rank}" if world.size > 1 else device
     torch.set_num_threads(params.train.threads or max(1, (os.cpu_count() or 1) // world.local_size))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms`, which imports PyTorch's compiler first: a second of CPU time.
+    torch.set_deterministic_debug_mode("error")
     # Nothing here reads memory that was not written; filling it all the same costs 5 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logger.info("device=%s threads=%d", device, torch.get_num_threads())

@@ -20,8 +20,8 @@ from torch import Tensor
 from mtlops.errors import UsageError
 from mtlops.params import Train
 from mtlops.tasks import Task
+from mtlops.training.adamw import AdamW, Setting
 from mtlops.training.batches import task_seed
-from mtlops.training.checkpoint import moments, restore_moments
 
 Tensors = dict[str, Tensor]
 Matrix = NDArray[np.float64]
@@ -78,26 +78,21 @@ class _Learned(Balancer):
     def __init__(self, tasks: Sequence[Task], *, common: Sequence[str], params: Train) -> None:
         super().__init__(tasks, common=common, params=params)
         self.values = torch.full((len(tasks),), self._first(), requires_grad=True)
-        self._optimizer = torch.optim.Adam([self.values], lr=params.balancing_learning_rate)
+        self._optimizer = AdamW({"values": self.values}, {"values": Setting(params.balancing_learning_rate)})
 
     def _first(self) -> float:
         raise NotImplementedError
 
-    def _step(self) -> None:
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Returns the learned numbers with their moments."""
-        named = {"values": self.values}
-        return {"values": self.values.detach(), **moments(self._optimizer, named)}, super().state()[1]
+        return {"values": self.values.detach(), **self._optimizer.state()}, super().state()[1]
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Goes back to what `state` returned."""
         super().restore(tensors, values)
         with torch.no_grad():
             self.values.copy_(tensors["values"])
-        restore_moments(self._optimizer, {"values": self.values}, tensors)
+        self._optimizer.restore(tensors)
 
 
 class Uncertainty(_Learned):
@@ -119,7 +114,7 @@ class Uncertainty(_Learned):
     def finish_round(self, shared: Tensors) -> None:
         """Steps the s of all tasks; one that was not in the round gets a gradient of zero."""
         super().finish_round(shared)
-        self._step()
+        self._optimizer.step()
 
     def weight(self, task: str) -> float:
         """Returns 1 / sigma^2, half of it for squared errors."""
@@ -202,7 +197,7 @@ class GradNorm(_Learned):
         target = (weight * norm).mean() * (ratio / ratio.mean()) ** self.params.gradnorm_alpha
         self.values.grad = torch.zeros_like(self.values)
         self.values.grad[numbers] = torch.sign(weight * norm - target) * norm
-        self._step()
+        self._optimizer.step()
         with torch.no_grad():
             self.values.clamp_(min=_LEAST_WEIGHT)
             self.values *= len(self.tasks) / self.values.sum()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,8 +16,6 @@ from torch import Tensor
 from mtlops.files import atomic_path
 
 logger = logging.getLogger(__name__)
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Resumable(Protocol):
@@ -82,23 +79,6 @@ class Checkpoint:
     def remove(self) -> None:
         """Removes the checkpoint; call it when the result is safe."""
         self.path.unlink(missing_ok=True)
-
-
-def moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what an Adam optimiser remembers of named tensors, as `step/<name>`, `exp_avg/<name>` and so on."""
-    known = {name: optimizer.state.get(tensor, {}) for name, tensor in tensors.items()}
-    return {f"{key}/{name}": state[key] for name, state in known.items() for key in _MOMENTS if key in state}
-
-
-def restore_moments(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]
-) -> None:
-    """Gives an Adam optimiser back what `moments` returned."""
-    for name, tensor in tensors.items():
-        if f"step/{name}" in saved:
-            optimizer.state[tensor] = {
-                key: saved[f"{key}/{name}"].clone().to("cpu" if key == "step" else tensor.device) for key in _MOMENTS
-            }
 
 
 def _write(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str]) -> None:

@@ -15,9 +15,10 @@ from mtlops.model import multitask
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
+from mtlops.training.adamw import AdamW, Setting
 from mtlops.training.balancing import Balancer
 from mtlops.training.batches import Rows, batches_per_task, plan_rounds
-from mtlops.training.checkpoint import Checkpoint, Position, Resumable, moments, restore_moments
+from mtlops.training.checkpoint import Checkpoint, Position, Resumable
 from mtlops.training.learner import Learner
 from mtlops.training.loop import Clock, Speed, lengths, preempted
 from mtlops.training.preemption import Preemption
@@ -67,7 +68,7 @@ class Joint:
         self.balancer: Balancer = catalog.load(catalog.BALANCERS[train.balancing].code)(
             [learner.task for learner in learners.values()], common=self.sharing.common(self.tensors), params=train
         )
-        self._optimizer = torch.optim.AdamW(self._groups(), lr=train.trunk_learning_rate) if self.tensors else None
+        self.optimizer = AdamW(self.tensors, self._settings())
         self._schedule = catalog.load(catalog.SCHEDULES[train.schedule].code)
         num_rows = {name: len(learner.train.row_ids) for name, learner in learners.items()}
         batches = batches_per_task(num_rows, train.batch_size, train.sampling_temperature)
@@ -79,8 +80,10 @@ class Joint:
         penalty = self.sharing.penalty(self.tensors, self.before)
         if penalty is not None:
             penalty.backward()
-        if self._optimizer is not None:
-            self._step(self._optimizer)
+        share = rate(
+            self.progress.steps, total=self._total_steps, warmup_share=self.params.warmup_share, schedule=self._schedule
+        )
+        self.optimizer.step(share=share, frozen=self._frozen(), clip_norm=self.params.clip_norm)
         self.progress.steps += 1
 
     def finish_epoch(self, epoch: int, values: Mapping[str, float], losses: Mapping[str, float]) -> bool:
@@ -116,9 +119,7 @@ class Joint:
         balancer, balancer_values = self.balancer.state()
         parts = {"now": self.tensors, "best": self.best, "before": self.before, "balancer": balancer}
         tensors = {f"{part}/{name}": t.detach() for part, named in parts.items() for name, t in named.items()}
-        if self._optimizer is not None:
-            tensors |= moments(self._optimizer, self.tensors)
-        return tensors, {"progress": vars(self.progress), "balancer": balancer_values}
+        return tensors | self.optimizer.state(), {"progress": vars(self.progress), "balancer": balancer_values}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
@@ -129,41 +130,21 @@ class Joint:
                 self.best[name].copy_(tensors[f"best/{name}"])
             for name, tensor in self.before.items():
                 tensor.copy_(tensors[f"before/{name}"])
-        if self._optimizer is not None:
-            restore_moments(self._optimizer, self.tensors, tensors)
+        self.optimizer.restore(tensors)
         mine = {name.removeprefix("balancer/"): t for name, t in tensors.items() if name.startswith("balancer/")}
         self.balancer.restore(mine, values["balancer"])
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
-        frozen = self._frozen()
-        for name, tensor in self.tensors.items():
-            if name in frozen:
-                tensor.grad = None
-            elif tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        torch.nn.utils.clip_grad_norm_(self.tensors.values(), self.params.clip_norm)
-        share = rate(
-            self.progress.steps, total=self._total_steps, warmup_share=self.params.warmup_share, schedule=self._schedule
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """The optimiser's groups: by peak rate and by whether weight decay applies (to matrices of the trunk)."""
+    def _settings(self) -> dict[str, Setting]:
+        """How each tensor learns: by its layer, with weight decay if it is a matrix of the trunk."""
         plain = {name: _in_trunk(name) for name in self.tensors}
         factors = rates_by_layer(plain.values(), self.params.layer_decay)
-        groups: dict[tuple[float, bool], list[Tensor]] = {}
+        settings = {}
         for name, tensor in self.tensors.items():
             is_stitch = name.startswith("stitch.")
             peak = self.params.stitch_learning_rate if is_stitch else self.params.trunk_learning_rate
-            key = (peak * factors[plain[name]], tensor.ndim > 1 and not is_stitch)
-            groups.setdefault(key, []).append(tensor)
-        return [
-            {"params": tensors, "peak": peak, "weight_decay": self.params.weight_decay if is_decayed else 0.0}
-            for (peak, is_decayed), tensors in groups.items()
-        ]
+            is_decayed = tensor.ndim > 1 and not is_stitch
+            settings[name] = Setting(peak * factors[plain[name]], self.params.weight_decay if is_decayed else 0.0)
+        return settings
 
     def _frozen(self) -> set[str]:
         if self.params.unfreeze == "none":

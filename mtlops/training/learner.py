@@ -15,8 +15,8 @@ from mtlops.errors import UsageError
 from mtlops.model.adapters.anatomy import Tensors
 from mtlops.params import Train
 from mtlops.tasks import Task
+from mtlops.training.adamw import AdamW, Setting
 from mtlops.training.batches import task_seed
-from mtlops.training.checkpoint import moments, restore_moments
 from mtlops.training.objective import Objective
 from mtlops.training.schedules import frozen_names, rate, rates_by_layer, unlayered
 
@@ -95,7 +95,7 @@ class Learner:
         self.offset, self.scale = self._standard()
         self.objective = Objective(task, train.labels, params)
         self._metrics = catalog.load(catalog.KINDS[task.kind].metrics)
-        self._optimizer = torch.optim.AdamW(self._groups(undecayed), lr=learning_rate)
+        self._optimizer = AdamW(self.tensors, self._settings(undecayed))
         self._schedule = catalog.load(catalog.SCHEDULES[params.schedule].code)
         self._total_steps = params.epochs * (steps_per_epoch or -(-len(train.row_ids) // params.batch_size))
 
@@ -128,27 +128,13 @@ class Learner:
         return per_row.mean()
 
     def step(self) -> None:
-        """Takes one optimiser step with clipped gradients at the scheduled rate.
-
-        A tensor that the pass left out gets a gradient of zero, so that its moments decay on every path alike. One
-        that gradual unfreezing still holds back gets none: it stays as it is, and starts with fresh moments.
-        """
-        frozen = self._frozen()
-        for name, tensor in self.tensors.items():
-            if name in frozen:
-                tensor.grad = None
-            elif tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        torch.nn.utils.clip_grad_norm_(self.tensors.values(), self.params.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate * group["factor"] * self._rate()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        """Takes one optimiser step with clipped gradients at the scheduled rate."""
+        self._optimizer.step(share=self._rate(), frozen=self._frozen(), clip_norm=self.params.clip_norm)
         self.progress.steps += 1
 
     def forget_gradients(self, loss_sum: float, loss_rows: int) -> None:
         """Takes back what passes of a step added that could not be finished: gradients, and losses of the epoch."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         self.progress.loss_sum, self.progress.loss_rows = loss_sum, loss_rows
 
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
@@ -213,7 +199,7 @@ class Learner:
         """Returns everything that a resume needs: tensors by name, and plain values."""
         tensors = {f"now/{n}": t.detach() for n, t in self.tensors.items()}
         tensors |= {f"best/{n}": t for n, t in self.best.items()}
-        return tensors | moments(self._optimizer, self.tensors), dict(vars(self.progress))
+        return tensors | self._optimizer.state(), dict(vars(self.progress))
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
@@ -222,7 +208,7 @@ class Learner:
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[f"now/{name}"])
                 self.best[name].copy_(tensors[f"best/{name}"])
-        restore_moments(self._optimizer, self.tensors, tensors)
+        self._optimizer.restore(tensors)
 
     def _standardised(self, labels: NDArray[Any]) -> NDArray[Any]:
         return (labels - self.offset) / self.scale if self._is_regression else labels
@@ -241,8 +227,8 @@ class Learner:
             return None
         return torch.from_numpy(self._standardised(self.train.teacher[rows]))
 
-    def _groups(self, undecayed: Collection[str]) -> list[dict[str, Any]]:
-        """The optimiser's groups: tensors with and without weight decay, by their factor of the learning rate."""
+    def _settings(self, undecayed: Collection[str]) -> dict[str, Setting]:
+        """How each tensor learns: by its layer, with weight decay if it is a matrix."""
         params, names = self.params, list(self.tensors)
         if (params.layer_decay != 1.0 or params.unfreeze != "none") and (common := unlayered(names)):
             raise UsageError(
@@ -250,14 +236,11 @@ class Learner:
                 f"{', '.join(common)} belong to all layers at once. Leave both out, or choose another model.adapter."
             )
         factors = rates_by_layer(names, params.layer_decay)
-        groups: dict[tuple[bool, float], list[Tensor]] = {}
-        for name, tensor in self.tensors.items():
-            is_decayed = tensor.ndim > 1 and name.rpartition(".")[2] not in undecayed
-            groups.setdefault((is_decayed, factors[name]), []).append(tensor)
-        return [
-            {"params": tensors, "factor": factor, "weight_decay": params.weight_decay if is_decayed else 0.0}
-            for (is_decayed, factor), tensors in groups.items()
-        ]
+        decayed = {n for n, t in self.tensors.items() if t.ndim > 1 and n.rpartition(".")[2] not in undecayed}
+        return {
+            name: Setting(self.learning_rate * factors[name], params.weight_decay if name in decayed else 0.0)
+            for name in names
+        }
 
     def _frozen(self) -> frozenset[str]:
         if self.params.unfreeze == "none":

@@ -103,8 +103,9 @@ def plan(learners: Mapping[str, Learner], backbone: Backbone, *, train: Train, m
         fixed, per_row = _bytes(first, backbone, recompute=recompute, max_tokens=max_tokens)
         rows = min(most, int((budget - fixed) / per_row))
         rooms.append(Room(rows, recompute, fixed + max(1, rows) * per_row, budget))
-    enough = [room for room in rooms if room.rows >= min(most, ENOUGH_ROWS)]
-    room = enough[0] if enough else max(rooms, key=lambda room: room.rows)
+        if rows >= min(most, ENOUGH_ROWS):
+            break
+    room = max(rooms, key=lambda room: room.rows)
     if room.rows < 1:
         raise UsageError(
             f"params.yaml: train.memory_gb: training takes {room.predicted_bytes / 1e9:.3f} GB with one row of "

@@ -160,7 +160,8 @@ def test_unfreezing_and_layer_rates_hold_for_the_trunk(folder: Path, tmp_path: P
     start, now = whole.backbone.sharing.start(), whole.joint.tensors
     moved = {name for name, tensor in start.items() if not torch.equal(tensor, now[name])}
     assert moved == {name for name in start if name.startswith(("layers.2.", "layers.1."))}
-    peaks = {round(group["peak"] / train.trunk_learning_rate, 6) for group in whole.joint._optimizer.param_groups}
+    settings = whole.joint.optimizer.settings.values()
+    peaks = {round(setting.rate / train.trunk_learning_rate, 6) for setting in settings}
     assert peaks == {1.0, 0.5, 0.25, 0.125}
 
 
@@ -212,11 +213,10 @@ def test_successive_weight_keeps_the_trunk_near_the_last_epoch(folder: Path, tmp
 
 def test_weight_decay_leaves_vectors_and_stitches_alone(folder: Path) -> None:
     run = Run(folder, SCHEMES["cross-stitch"])
-    assert run.joint._optimizer is not None
-    decayed = {id(t) for g in run.joint._optimizer.param_groups if g["weight_decay"] for t in g["params"]}
+    settings = run.joint.optimizer.settings
     for name, tensor in run.joint.tensors.items():
-        assert (id(tensor) in decayed) == (
+        assert bool(settings[name].weight_decay) == (
             name.startswith("columns.") and name.endswith(".weight") and tensor.ndim == 2
         )
-    stitches = [g["peak"] for g in run.joint._optimizer.param_groups if g["params"][0].shape == (3, 3)]
-    assert stitches == [TRAIN.stitch_learning_rate]
+    stitches = {settings[name].rate for name in settings if name.startswith("stitch.")}
+    assert stitches == {TRAIN.stitch_learning_rate}
