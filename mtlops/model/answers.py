@@ -1,8 +1,8 @@
 """Logits that a model gave to rows of the data, kept on disk, so that no step computes again what another did.
 
-`evaluate`, `export` and the update of a bundle ask models the same questions: what a champion answered when it was
-judged is asked again whenever it is a parent. A file's name is a hash of everything that its bits depend on, and the
-file ends with a checksum, so nothing stale or broken is ever read.
+`evaluate`, `export` and the update of a bundle ask models the same questions: what a champion, or a baseline that it
+had to beat, answered when it was judged is asked again whenever it is a parent. A file's name is a hash of everything
+that its bits depend on, and the file ends with a checksum, so nothing stale or broken is ever read.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import Tensor
 from mtlops.bundle import code_digest
 from mtlops.files import atomic_path
 
-KEPT = 256
+KEPT = 1024
 """Files that stay, the last used ones: one is a task's logits of one split, some ten kilobytes."""
 
 _CHECKSUM_BYTES = 4

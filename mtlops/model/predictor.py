@@ -303,7 +303,7 @@ class Predictor:
             device=device,
         )
         identity = f"{self.backbone.cache.folder.name}/{self.model.model.model_dump_json()}"
-        self._answers = Answers(cache / "answers", identity=identity)
+        self.answers = Answers(cache / "answers", identity=identity)
         if self.backbone.facts != self.model.encoder:
             raise ArtefactError(f"{trained}: was trained on another encoder than {encoder}. Run `mtlops train` again.")
 
@@ -332,12 +332,12 @@ class Predictor:
         key = task, tuple(row_ids)
         if key not in self._logits:
             tensors = self.model.tensors[task]
-            path = self._answers.path({**self.model.shared, **tensors}, row_ids)
+            path = self.answers.path({**self.model.shared, **tensors}, row_ids)
             num_words = self._words(texts).shape[1:] if self._task(task).per_word else ()
-            known = self._answers.read(path, (len(row_ids), *num_words, tensors["head.bias"].shape[0]))
+            known = self.answers.read(path, (len(row_ids), *num_words, tensors["head.bias"].shape[0]))
             if known is None:
                 known = self.computed_logits(texts, row_ids, task)
-                self._answers.write(path, known)
+                self.answers.write(path, known)
             self._logits[key] = known
             known.setflags(write=False)
         return self._logits[key]

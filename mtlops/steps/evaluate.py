@@ -8,8 +8,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 from mtlops.data.prepared import SPLITS, read_split
 from mtlops.decoding import Outputs, decode
 from mtlops.errors import ArtefactError, DataError
-from mtlops.evaluation import baselines, word_baselines
+from mtlops.evaluation import baselines
 from mtlops.evaluation.gate import decide
 from mtlops.evaluation.scores import Scores, mean_primary, score
 from mtlops.files import write_json
@@ -28,6 +29,7 @@ from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
 from mtlops.serving.runtime import Runtime
+from mtlops.steps.baselines import baseline_logits
 from mtlops.steps.measurements import measure_affinity, measure_closer
 from mtlops.steps.profiles import Profiler, measure_drift
 from mtlops.steps.tradeoff import measure_window, model_answers, prove_untouched
@@ -38,7 +40,8 @@ from mtlops.tasks import Task
 SCHEMA_VERSION = 1
 
 UPDATE_BASELINES = ("majority", "frozen")
-"""Baselines of an update, beside the one that `gates.baseline` names: what it has to beat is its parent."""
+"""Baselines of an update, beside the one that `gates.baseline` names: what it has to beat is its parent. They learn
+from the rows that were known before its window, as its parent's did."""
 
 DIGITS = 6
 """Decimals of the numbers in evaluation.json: the last bits differ between machines, these do not."""
@@ -66,11 +69,35 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class _Parent:
+    """What an update is compared with in place of the registry's champion.
+
+    Attributes:
+        champion: the bundle that is updated.
+        model: its trained model, which answers in its place.
+        split: from a task and a split to the rows that it knew.
+    """
+
+    champion: Champion
+    model: Predictor
+    split: Callable[[str, str], pa.Table]
+
+
+@dataclass(frozen=True)
 class _Opponents:
-    """Answers of others, beside the baselines, to the test rows of each task that they do."""
+    """Answers of others to the test rows of each task that they do, and what baselines there are.
+
+    Attributes:
+        champion: its answers, by task.
+        twins: theirs.
+        baselines: names of those that answer, too.
+        split: from a task and a split to the rows that these learn from.
+    """
 
     champion: Mapping[str, Outputs]
     twins: Mapping[str, Outputs]
+    baselines: Collection[str]
+    split: Callable[[str, str], pa.Table]
 
 
 def evaluate(
@@ -131,26 +158,23 @@ def _measure(
     encoder: Path,
     cache: Path,
     registry: str = "",
-    opponent: tuple[Champion, Predictor] | None = None,
+    parent: _Parent | None = None,
 ) -> dict[str, Any]:
-    """The content of evaluation.json for the tasks of `params`.
-
-    `opponent` is a champion to compare with instead of the registry's, and its model, which answers in its place.
-    """
+    """The content of evaluation.json for the tasks of `params`; with `parent`, of an update of that."""
     tests = {task.name: read_split(prepared, task.name, "test") for task in params.tasks()}
     _fill(predictor, tests)
-    if opponent is not None:
-        champion: Champion | None = opponent[0]
-        answers = model_answers(opponent[1], tests)
+    names: Collection[str] = baselines.NAMES
+    split: Callable[[str, str], pa.Table] = partial(read_split, prepared)
+    if parent is not None:
+        champion: Champion | None = parent.champion
+        answers = model_answers(parent.model, tests)
+        names, split = {*UPDATE_BASELINES, params.gates.baseline}, parent.split
     else:
         champion = open_champion(registry, cache=cache, threads=params.train.threads) if registry else None
         answers = _champion_answers(params, champion, tests)
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
-    opponents = _Opponents(answers, twins.answers(tests))
-    names = (*UPDATE_BASELINES, params.gates.baseline) if opponent else baselines.NAMES
-    scores = {
-        task.name: _scores(task, prepared, predictor, params.gates, opponents, names=names) for task in params.tasks()
-    }
+    opponents = _Opponents(answers, twins.answers(tests), names, split)
+    scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
     profiler = Profiler.open(params, prepared=prepared, predictor=predictor)
     drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     closer = measure_closer(
@@ -188,24 +212,28 @@ def _measure_update(
     params: Params, predictor: Predictor, update: Update, *, trained: Path, prepared: Path, encoder: Path, cache: Path
 ) -> dict[str, Any]:
     """The content of evaluation.json for an update: its own tasks on old and new rows, and proof about the others."""
-    parent = predictor.beside(update.parent_model)
+    model = predictor.beside(update.parent_model)
     champion = Champion(update.parent.id, "", Runtime(update.parent, threads=params.train.threads))
+    parent = _Parent(champion, model, partial(_known_split, prepared, update))
     # Nothing is decided by perturbed rows, and each costs five passes: an update has none.
     suite = params.only(update.retrained)
     suite = suite.model_copy(update={"gates": suite.gates.model_copy(update={"robustness_rows": 0})})
-    content = _measure(
-        suite, predictor, prepared=update.mixed.known, encoder=encoder, cache=cache, opponent=(champion, parent)
-    )
+    content = _measure(suite, predictor, prepared=update.mixed.known, encoder=encoder, cache=cache, parent=parent)
     content["champion"] = {"bundle_id": update.parent.id, "url": "", "removed": []}
     for task in suite.tasks():
         if update.lineage.retrained[task.name] is not None:
-            found = measure_window(task, update, ours=predictor, parent=parent, gates=params.gates)
+            found = measure_window(task, update, ours=predictor, parent=model, gates=params.gates)
             content["tasks"][task.name]["window"] = _rounded(found)
     content["retrain"] = {
         **asdict(update.lineage),
-        "untouched": prove_untouched(update, trained=trained, prepared=prepared, ours=predictor, parent=parent),
+        "untouched": prove_untouched(update, trained=trained, prepared=prepared, ours=predictor, parent=model),
     }
     return content
+
+
+def _known_split(prepared: Path, update: Update, task: str, split: str) -> pa.Table:
+    """The rows of a split that there were before the update's window."""
+    return read_split(prepared, task, split, without=update.lineage.retrained[task])
 
 
 def _champion_answers(params: Params, champion: Champion | None, tests: Mapping[str, pa.Table]) -> dict[str, Outputs]:
@@ -247,17 +275,16 @@ def _rows_sha256(table: pa.Table) -> str:
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
-def _scores(
-    task: Task, prepared: Path, predictor: Predictor, gates: Gates, opponents: _Opponents, *, names: Collection[str]
-) -> Scores:
-    """What the test rows say about a task; `names` are the baselines that answer them too."""
+def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, opponents: _Opponents) -> Scores:
+    """What the test rows say about a task."""
     started = time.monotonic()
     tables = {split: read_split(prepared, task.name, split) for split in SPLITS}
     counts = {split: table.num_rows for split, table in tables.items()}
     if empty := [split for split, rows in counts.items() if rows == 0]:
         raise DataError(f"{prepared}: task {task.name}: no rows in {', '.join(empty)}. Give it more labelled rows.")
     model = decode(task, _model_logits(task, tables["test"], predictor), predictor.model.calibrations[task.name])
-    logits = (_word_baselines if task.per_word else _baselines)(task, tables, predictor, names)
+    learnt = {split: opponents.split(task.name, split) for split in ("train", "valid")}
+    logits = baseline_logits(task, {**learnt, "test": tables["test"]}, predictor, opponents.baselines)
     outputs = {name: decode(task, values) for name, values in logits.items()}
     found = score(
         task, task.encode(tables["test"]["label"].to_pylist()), groups=tables["test"]["group"].to_pylist(),
@@ -267,38 +294,6 @@ def _scores(
     value, seconds = found.metrics[found.primary].value, time.monotonic() - started
     logger.info("task=%s test_rows=%d %s=%.3f seconds=%.1f", task.name, counts["test"], found.primary, value, seconds)
     return found
-
-
-def _baselines(
-    task: Task, tables: Mapping[str, pa.Table], predictor: Predictor, names: Collection[str]
-) -> dict[str, baselines.Logits]:
-    """The logits of some baselines for the test rows."""
-    tables = {**tables, "train": tables["train"].take(baselines.training_rows(tables["train"].num_rows))}
-
-    def rows(*splits: str) -> baselines.Rows:
-        texts, row_ids, labels = (
-            [value for split in splits for value in tables[split][name].to_pylist()]
-            for name in ("text", "row_id", "label")
-        )
-        return baselines.Rows(texts, task.encode(labels), predictor.pooled(texts, row_ids))
-
-    rows(*SPLITS)  # All in one go computes fewer half-empty batches.
-    return baselines.logits(task, rows("train"), valid=rows("valid"), test=rows("test"), names=names)
-
-
-def _word_baselines(
-    task: Task, tables: Mapping[str, pa.Table], predictor: Predictor, names: Collection[str]
-) -> dict[str, baselines.Logits]:
-    """The same for a task that tags words."""
-
-    def rows(table: pa.Table) -> word_baselines.WordRows:
-        texts = table["text"].to_pylist()
-        vectors = predictor.frozen_words(texts, table["row_id"].to_pylist())
-        return word_baselines.WordRows(texts, task.encode(table["label"].to_pylist()), vectors)
-
-    chosen = word_baselines.training_rows(tables["train"]["text"].to_pylist())
-    train = rows(tables["train"].take(chosen))
-    return word_baselines.logits(task, train, valid=rows(tables["valid"]), test=rows(tables["test"]), names=names)
 
 
 def _model_logits(task: Task, table: pa.Table, predictor: Predictor) -> baselines.Logits:
