@@ -170,7 +170,7 @@ def _run_step(name: str, step: StepCommand, options: argparse.Namespace) -> None
         cli_layouts.write(options)
         return
     if options.is_alone:
-        keep_quick()
+        keep_quick(pandas=name == "validate")
     is_update = name == "train" and (options.parent is not None or options.window is not None)
     params = _read_params(options, only=not is_update)
     paths: dict[str, Any] = {path: getattr(options, path) for path in step.paths if getattr(options, path) is not None}

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,12 @@ from typing import Any
 from mtlops.errors import ArtefactError, PlatformError
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
+
+_DIGESTS: dict[tuple[int, int, int, int], str] = {}
+"""Digests of files that this process has read, by device, inode, size and time of change."""
+
+_COARSEST_CLOCK_NS = 3 * 10**9
+"""Times of change of the coarsest file systems in use are even seconds."""
 
 _numbers = itertools.count()
 
@@ -176,11 +183,21 @@ def read_json(path: Path, *, made_by: str) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """Returns the sha256 of a file's bytes as 64 hex digits, read in pieces of 1 MiB."""
+    """Returns the sha256 of a file's bytes as 64 hex digits, read in pieces of 1 MiB.
+
+    What this process has read once it knows by device, inode, size and time of change, as git's index does. And as
+    there, a file that changed a moment ago is always read: its clock may be too coarse to tell a second change.
+    """
+    state = path.stat()
+    identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if identity in _DIGESTS:
+        return _DIGESTS[identity]
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    if time.time_ns() - state.st_mtime_ns > _COARSEST_CLOCK_NS:
+        _DIGESTS[identity] = digest.hexdigest()
     return digest.hexdigest()
 
 

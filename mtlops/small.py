@@ -1,5 +1,6 @@
 """How a process that runs one command is set up: with less memory beside others, or less time around its work."""
 
+import gc
 import importlib.abc
 import os
 import sys
@@ -8,6 +9,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _THREADS = "OPENBLAS_NUM_THREADS"
+
+_OBJECTS_UP_TO_A_COLLECTION = 100_000
+"""More than 700, Python's own number; their cycles hold some ten megabytes at most."""
 
 
 class _NoPandas(importlib.abc.MetaPathFinder):
@@ -32,20 +36,32 @@ def keep_small() -> None:
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())
+    _import_arrow_without_pandas()
+
+
+def keep_quick(*, pandas: bool = False) -> None:
+    """Makes a step lose no time around its work; to be called before NumPy is imported.
+
+    - NumPy's matrix products are small here, too; the large ones are PyTorch's.
+    - Most of the objects that Python counts up to a collection of garbage are made by imports and stay: half a second
+      of looking through them again and again.
+    - pyarrow's import of pandas, as above, unless the step needs frames: `pandas`.
+    """
+    gc.set_threshold(_OBJECTS_UP_TO_A_COLLECTION)
+    _import_numpy_with_one_thread()
+    if not pandas:
+        _import_arrow_without_pandas()
+
+
+def _import_arrow_without_pandas() -> None:
+    import pyarrow as pa
+
     hiding = _NoPandas()
     sys.meta_path.insert(0, hiding)
     try:
         pa.array([0])
     finally:
         sys.meta_path.remove(hiding)
-
-
-def keep_quick() -> None:
-    """Makes a step lose no time on threads that wait for one another; to be called before NumPy is imported.
-
-    NumPy's matrix products are small here, too; the large ones are PyTorch's.
-    """
-    _import_numpy_with_one_thread()
 
 
 def _import_numpy_with_one_thread() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,30 @@ _ROWS = 32
 
 @dataclass(frozen=True)
 class Champion:
-    """The registry's champion, fetched, checked and ready to answer.
+    """The registry's champion, fetched and checked.
 
     Attributes:
-        bundle_id: of its bundle.
-        url: of the registry.
-        runtime: its own graph, tokenizer and calibration.
+        bundle: its bundle.
+        url: of the registry; empty for a champion that was named otherwise.
+        threads: of ONNX Runtime; 0 lets it choose.
     """
 
-    bundle_id: str
-    url: str
-    runtime: Runtime
+    bundle: Bundle
+    url: str = ""
+    threads: int = 0
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Its own graph, tokenizer and calibration, opened when it is first asked.
+
+        Raises:
+            ArtefactError: it does not reproduce its golden outputs.
+        """
+        return Runtime(self.bundle, threads=self.threads)
 
     def comparison(self, task: Task) -> str:
         """Returns `compared` when it does exactly this task, else `new` or `classes-changed`."""
-        theirs = {t.name: t for t in self.runtime.tasks}.get(task.name)
+        theirs = {t.name: t for t in self.bundle.tasks}.get(task.name)
         if theirs is None:
             return "new"
         return "compared" if theirs == task else "classes-changed"
@@ -39,12 +49,12 @@ class Champion:
     def removed(self, tasks: Sequence[Task]) -> list[str]:
         """Returns the names of its tasks that are not among `tasks`."""
         names = {task.name for task in tasks}
-        return [task.name for task in self.runtime.tasks if task.name not in names]
+        return [task.name for task in self.bundle.tasks if task.name not in names]
 
     def answers(self, texts: Mapping[str, Sequence[str]]) -> dict[str, Outputs]:
         """Returns its answers to each task's texts, in their order; a text of several tasks is read once.
 
-        Shapes: texts: N texts for each task's name; each Outputs: N rows.
+        Shapes: texts: N texts for each task's name; each Outputs: N rows. Raises like `runtime`.
         """
         tasks_of: dict[str, tuple[str, ...]] = {}
         for task, of_task in texts.items():
@@ -69,7 +79,7 @@ def open_champion(url: str, *, cache: Path, threads: int = 0) -> Champion | None
         threads: of ONNX Runtime; 0 lets it choose.
 
     Raises:
-        ArtefactError: the champion's bundle is missing, damaged, or does not reproduce its golden outputs.
+        ArtefactError: the champion's bundle is missing or damaged.
         PlatformError: the registry cannot be reached.
     """
     registry = Registry(url)
@@ -77,7 +87,7 @@ def open_champion(url: str, *, cache: Path, threads: int = 0) -> Champion | None
     if entry is None:
         return None
     bundle = Bundle.open(registry.fetch(entry.bundle_id, cache / "bundles"))
-    return Champion(entry.bundle_id, url, Runtime(bundle, threads=threads))
+    return Champion(bundle, url, threads)
 
 
 def _row(outputs: Outputs, position: int) -> Outputs:

@@ -28,7 +28,6 @@ from mtlops.model.predictor import Predictor
 from mtlops.params import Gates, Params
 from mtlops.report import write_report
 from mtlops.serving.champion import Champion, open_champion
-from mtlops.serving.runtime import Runtime
 from mtlops.steps.baselines import baseline_logits
 from mtlops.steps.measurements import measure_affinity, measure_closer
 from mtlops.steps.profiles import Profiler, measure_drift
@@ -75,11 +74,14 @@ class _Parent:
     Attributes:
         champion: the bundle that is updated.
         model: its trained model, which answers in its place.
+        windows: of the tasks that are updated, the newest. Their other rows are the champion's own reference: there is
+            no drift between the two to measure.
         split: from a task and a split to the rows that it knew.
     """
 
     champion: Champion
     model: Predictor
+    windows: Mapping[str, str | None]
     split: Callable[[str, str], pa.Table]
 
 
@@ -175,8 +177,10 @@ def _measure(
     twins = train_twins(params, predictor.model, prepared=prepared, encoder=encoder, cache=cache)
     opponents = _Opponents(answers, twins.answers(tests), names, split)
     scores = {task.name: _scores(task, prepared, predictor, params.gates, opponents) for task in params.tasks()}
-    profiler = Profiler.open(params, prepared=prepared, predictor=predictor)
-    drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
+    drift: Mapping[str, Any] = {}
+    if watched := [name for name in params.suite.tasks if parent is None or parent.windows[name] is None]:
+        profiler = Profiler.open(params.only(watched), prepared=prepared, predictor=predictor)
+        drift = measure_drift(profiler, champion=champion, answers=opponents.champion)
     closer = measure_closer(
         params, prepared=prepared, predictor=predictor, tests=tests, champion=opponents.champion
     )  # fmt: skip
@@ -194,7 +198,7 @@ def _measure(
                 "comparison": champion.comparison(task) if champion else "new",
                 "rows_sha256": _rows_sha256(tests[task.name]),
                 **_rounded(closer[task.name]),
-                "drift": _rounded(drift[task.name]),
+                "drift": _rounded(drift.get(task.name)),
             }
             for task in params.tasks()
         },
@@ -213,8 +217,7 @@ def _measure_update(
 ) -> dict[str, Any]:
     """The content of evaluation.json for an update: its own tasks on old and new rows, and proof about the others."""
     model = predictor.beside(update.parent_model)
-    champion = Champion(update.parent.id, "", Runtime(update.parent, threads=params.train.threads))
-    parent = _Parent(champion, model, partial(_known_split, prepared, update))
+    parent = _Parent(Champion(update.parent), model, update.lineage.retrained, partial(_known_split, prepared, update))
     # Nothing is decided by perturbed rows, and each costs five passes: an update has none.
     suite = params.only(update.retrained)
     suite = suite.model_copy(update={"gates": suite.gates.model_copy(update={"robustness_rows": 0})})
@@ -243,14 +246,14 @@ def _champion_answers(params: Params, champion: Champion | None, tests: Mapping[
     compared = [task.name for task in params.tasks() if champion.comparison(task) == "compared"]
     started = time.monotonic()
     answers = champion.answers({name: tests[name]["text"].to_pylist() for name in compared})
-    logger.info("champion=%s tasks=%d seconds=%.1f", champion.bundle_id, len(compared), time.monotonic() - started)
+    logger.info("champion=%s tasks=%d seconds=%.1f", champion.bundle.id, len(compared), time.monotonic() - started)
     return answers
 
 
 def _champion_facts(params: Params, champion: Champion | None) -> dict[str, Any] | None:
     if champion is None:
         return None
-    return {"bundle_id": champion.bundle_id, "url": champion.url, "removed": champion.removed(params.tasks())}
+    return {"bundle_id": champion.bundle.id, "url": champion.url, "removed": champion.removed(params.tasks())}
 
 
 def _gate(params: Params) -> dict[str, Any]:
@@ -317,7 +320,7 @@ def _to_json(task: Task, scores: Scores, champion: Champion | None) -> dict[str,
     )
     content["calibration"] = {"bins": content["calibration"]}
     if champion and content["champion"]:
-        content["champion"] = {"bundle_id": champion.bundle_id, **content["champion"]}
+        content["champion"] = {"bundle_id": champion.bundle.id, **content["champion"]}
     rounded: dict[str, Any] = _rounded(content)
     return rounded
 

@@ -201,15 +201,15 @@ def _against_champion(
     profiler: Profiler, task: Task, columns: Columns, *,
     keys: list[str], champion: Champion, answers: Outputs | None, labels: Any,
 ) -> Findings:  # fmt: skip
-    folder = champion.runtime.bundle.folder / REFERENCE / task.name
+    folder = champion.bundle.folder / REFERENCE / task.name
     comparison = champion.comparison(task)
     if comparison == "new" or not folder.exists():
         logger.info("task=%s drift.reference=none reason=the champion has no reference for it", task.name)
         return {}
-    if "embedding" not in champion.runtime.bundle.manifest:
+    if "embedding" not in champion.bundle.manifest:
         logger.info("task=%s drift.reference=none reason=the champion was exported by an earlier mtlops", task.name)
         return {}
-    trunk = champion.runtime.bundle.embedding_digest
+    trunk = champion.bundle.embedding_digest
     reference = Profile.load(folder, trunk=trunk)
     if answers is None:
         reference = reference.without("prediction", "estimate", "quality")

@@ -17,7 +17,6 @@ from mtlops.errors import ArtefactError, DataError
 from mtlops.files import read_json, write_json
 from mtlops.model.predictor import Predictor
 from mtlops.serving.champion import Champion
-from mtlops.serving.runtime import Runtime
 from mtlops.steps.profiles import REFERENCE, Profiler, measure_drift, write_references
 from tests.tiny_suite import Workspace
 
@@ -25,7 +24,7 @@ from tests.tiny_suite import Workspace
 @pytest.fixture(scope="module")
 def champion(finished: Workspace) -> Champion:
     bundle = Bundle.open(finished.bundle)
-    return Champion(bundle.id, "memory://", Runtime(bundle, threads=1))
+    return Champion(bundle, "memory://", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def profiler(work: Workspace, *overrides: str) -> Profiler:
 
 def with_bundle(champion: Champion, folder: Path) -> Champion:
     """The same model over a bundle whose references were replaced; its manifest is not made again."""
-    return replace(champion, runtime=Runtime(Bundle(folder, champion.runtime.bundle.manifest), threads=1))
+    return replace(champion, bundle=Bundle(folder, champion.bundle.manifest))
 
 
 def answers(champion: Champion, found: Profiler) -> dict[str, Outputs]:
@@ -151,8 +150,8 @@ def test_a_champion_without_references_or_with_other_classes_is_compared_as_far_
     drift = measure_drift(found, champion=with_bundle(champion, folder), answers={})
     assert drift["mood"]["reference"] == []
     assert [cell["kind"] for cell in drift["topic"]["reference"]] == ["input", "embedding"]
-    manifest = {k: v for k, v in champion.runtime.bundle.manifest.items() if k not in ("embedding", "graph")}
-    earlier = replace(champion, runtime=Runtime(Bundle(finished.bundle, manifest), threads=1))
+    manifest = {k: v for k, v in champion.bundle.manifest.items() if k not in ("embedding", "graph")}
+    earlier = replace(champion, bundle=Bundle(finished.bundle, manifest))
     assert measure_drift(found, champion=earlier, answers={})["topic"]["reference"] == []
 
 
