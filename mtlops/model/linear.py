@@ -19,9 +19,25 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x (..., in_features) times the weight, with the bias added: (..., out_features)."""
-        if not _by_onednn(x, self.weight):
-            return functional.linear(x, self.weight, self.bias)
-        return _differentiable(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns what `functional.linear` does: x (..., I) and weight (O, I) to (..., O)."""
+    if not _by_onednn(x, weight):
+        return functional.linear(x, weight, bias)
+    return _differentiable(x, weight, bias)
+
+
+def linear_of_pairs(x_PTI: Tensor, weight_PIO: Tensor, bias_PO: Tensor | None = None) -> Tensor:
+    """Returns x W + b of each pair, (P, T, O); with one weight for all of them it is one product."""
+    if weight_PIO.shape[0] > 1 or torch.compiler.is_compiling():
+        product = x_PTI @ weight_PIO
+    elif bias_PO is None or torch.is_autocast_enabled(x_PTI.device.type):  # which would round the sum, too
+        product = linear(x_PTI, weight_PIO[0].t())
+    else:
+        return linear(x_PTI, weight_PIO[0].t(), bias_PO[0])
+    return product if bias_PO is None else product + bias_PO.unsqueeze(1)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

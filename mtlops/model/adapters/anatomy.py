@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from mtlops.model.linear import linear_of_pairs
 from mtlops.params import Model
 
 Tensors = dict[str, Tensor]
@@ -161,9 +162,9 @@ class Adapter:
 
 def down(x_PTH: Tensor, at: LayerTensors, prefix: str = "") -> Tensor:
     """Returns x D + bias: (P, T, R)."""
-    return x_PTH @ at[f"{prefix}down"] + at[f"{prefix}down_bias"].unsqueeze(1)
+    return linear_of_pairs(x_PTH, at[f"{prefix}down"], at[f"{prefix}down_bias"])
 
 
 def up(z_PTR: Tensor, at: LayerTensors, prefix: str = "") -> Tensor:
     """Returns z U + bias: (P, T, H)."""
-    return z_PTR @ at[f"{prefix}up"] + at[f"{prefix}up_bias"].unsqueeze(1)
+    return linear_of_pairs(z_PTR, at[f"{prefix}up"], at[f"{prefix}up_bias"])
