@@ -21,7 +21,7 @@ from mtlops.export.graph import PairsGraph, WordsGraph, replace_bank, structure,
 from mtlops.export.limits import check_limits
 from mtlops.export.parity import check, measure
 from mtlops.export.rows import RowsGraph
-from mtlops.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from mtlops.files import atomic_folder, link_or_copy, read_json, sha256_file, write_json, write_text
 from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from mtlops.model.multitask import PairModel
 from mtlops.model.predictor import Predictor
@@ -99,7 +99,7 @@ def export(
         parities = measure(graph, session, num_tasks=len(model.tasks))
         max_error = check(parities, tolerance=params.export.tolerance)
         logger.info("parity max_error=%.1e at %d shapes", max_error, len(parities))
-        _copy_parts(folder, encoder=encoder, trained=trained, model=model)
+        _copy_parts(folder, encoder=encoder, trained=trained, model=model, parent=update.parent if update else None)
         _write_shared(folder / "trunk", encoder, model)
         tokenizer = Tokenizer(encoder / "tokenizer.json", max_tokens=model.max_tokens)
         texts = _golden_texts(params, prepared, model) if update is None else golden_texts(update)
@@ -178,13 +178,16 @@ def _write_graph(graph: PairsGraph | RowsGraph, folder: Path, params: Params, up
     return write_onnx(graph, path, opset=params.export.opset, weights=weights)
 
 
-def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel) -> None:
-    pairs = [(encoder / name, folder / "trunk" / name) for name in _TRUNK_FILES]
+def _copy_parts(folder: Path, *, encoder: Path, trained: Path, model: TrainedModel, parent: Bundle | None) -> None:
+    """Puts tokenizer, trunk and tasks into a bundle; the trunk of an update is its parent's files themselves."""
+    trunk, put = (encoder, shutil.copyfile) if parent is None else (parent.folder / "trunk", link_or_copy)
+    (folder / "trunk").mkdir()
+    for name in _TRUNK_FILES:
+        put(trunk / name, folder / "trunk" / name)
     for task in model.tasks:
-        pairs += [(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name) for name in TASK_FILES]
-    for source, target in pairs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        (folder / "tasks" / task.name).mkdir(parents=True)
+        for name in TASK_FILES:
+            shutil.copyfile(trained / "tasks" / task.name / name, folder / "tasks" / task.name / name)
 
 
 def _graph(params: Params, model: TrainedModel, trunk: Trunk) -> PairsGraph | RowsGraph:
