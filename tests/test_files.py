@@ -1,14 +1,16 @@
 """Atomic writes: a reader sees the old or the new, never a mixture."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mtlops.errors import ArtefactError, PlatformError
-from mtlops.files import atomic_folder, atomic_path, read_json, sha256_tree, to_json, write_json
+from mtlops.files import atomic_folder, atomic_path, read_json, sha256_file, sha256_tree, to_json, write_json
 
 
 def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -35,6 +37,28 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         with atomic_folder(tmp_path / "f") as part:
             (part / name).write_text(name)
     assert os.listdir(tmp_path / "f") == ["y"] and os.listdir(tmp_path) == ["f"]
+
+
+def test_a_digest_follows_every_change_of_a_file(tmp_path: Path) -> None:
+    path, long_ago = tmp_path / "a", time.time() - 100
+
+    def write(content: str, *, at: float | None = None) -> str:
+        path.write_text(content)
+        if at is not None:
+            os.utime(path, (at, at))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    for content in ("one", "two", "six"):  # of one size, faster than a coarse clock
+        expected = write(content)
+        assert sha256_file(path) == expected
+    for content, at in (("ten", long_ago), ("old", long_ago + 1), ("older", long_ago + 1)):
+        expected = write(content, at=at)
+        assert sha256_file(path) == sha256_file(path) == expected
+    replaced = tmp_path / "b"
+    replaced.write_text("newer")
+    os.utime(replaced, (long_ago + 1, long_ago + 1))
+    replaced.replace(path)
+    assert sha256_file(path) == hashlib.sha256(b"newer").hexdigest()
 
 
 def test_unwritable_place_is_a_platform_error(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def export(
     decided = read_json(decision, made_by="mtlops evaluate")
     update = find_update(trained, prepared=prepared, registry=registry, cache=cache)
     _check_tasks_agree(update.retrained if update else [task.name for task in model.tasks], judged, evaluation)
-    graph = _graph(params, model, load_trunk(encoder))
+    predictor = Predictor(trained, encoder, cache=cache)
+    graph = _graph(params, model, predictor.backbone.cache.trunk)
     with atomic_folder(out) as folder:
         num_nodes = _write_graph(graph, folder, params, update)
         session = open_session(folder / "model.onnx", "CPUExecutionProvider", threads=0)
@@ -106,7 +107,6 @@ def export(
         golden = golden_logits(session, tokenizer, model.tasks, texts)
         if update is not None:
             golden = keep_golden(update, golden, tokenizer)
-        predictor = Predictor(trained, encoder, cache=cache)
         maker = VariantMaker(
             params, folder, predictor=predictor, tokenizer=tokenizer, prepared=prepared, judged=judged, update=update
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtlops.model import linear
-from mtlops.model.linear import Linear
+from mtlops.model.linear import Linear, linear_of_pairs
 
 ROWS = [(7,), (0,), (3, 5), (2, 0), (64, 33), ()]
 
@@ -37,6 +37,23 @@ def test_gradients_and_their_gradients_are_those_of_pytorch(trained: bool, bias:
 
     for ours, theirs in zip(found(layer(x)), found(functional.linear(x, layer.weight, layer.bias)), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_weights", [1, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pairs_have_their_own_weights_or_one(num_weights: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 6, 48, requires_grad=True), torch.randn(num_weights, 48, 20, requires_grad=True)
+    added = torch.randn(num_weights, 20, requires_grad=True) if bias else None
+    wanted = [x, weight, *([] if added is None else [added])]
+    expected = x @ weight + (0.0 if added is None else added.unsqueeze(1))
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            found = linear_of_pairs(x, weight, added)
+        assert found.dtype is (torch.float32 if bias else dtype)
+        assert torch.allclose(found.float(), expected, atol=tolerance)
+        ours, theirs = (torch.autograd.grad(y.float().sum(), wanted, retain_graph=True) for y in (found, expected))
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=tolerance * 5) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_no_matrix_with_gaps_reaches_onednn_as_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:

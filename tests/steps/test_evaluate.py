@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mtlops.data.prepared import read_split
 from mtlops.errors import ArtefactError
+from mtlops.model.predictor import Predictor
 from mtlops.params import Params, parse_params
 from mtlops.report import summary
+from mtlops.steps.baselines import baseline_logits
 from mtlops.steps.evaluate import Evaluated, evaluate
 from mtlops.steps.prepare import prepare
 from mtlops.steps.train import train
@@ -133,6 +136,29 @@ def test_the_same_inputs_give_the_same_bytes(project: Path, params: Params, eval
 def test_one_task_alone_is_measured_as_among_the_others(project: Path, params: Params, content: dict[str, Any]) -> None:
     alone = _evaluate(project, params.only(["tone"]), to="alone")
     assert json.loads(Path(alone.report).read_text())["tasks"] == {"tone": content["tasks"]["tone"]}
+
+
+def test_a_baseline_is_computed_once_for_the_same_rows_and_labels(
+    project: Path, params: Params, tmp_path: Path
+) -> None:
+    predictor = Predictor(project / "trained", project / "data-encoder", cache=tmp_path / "cache")
+    task = params.tasks()[0]
+    tables = {split: read_split(project / "prepared", task.name, split) for split in ("train", "valid", "test")}
+    first = baseline_logits(task, tables, predictor, {"frozen", "majority", "none"})
+    assert list(first) == ["majority", "frozen"] and first["frozen"].shape == (tables["test"].num_rows, 2)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.f32")}
+    again = baseline_logits(task, tables, predictor, ["frozen"])
+    assert np.array_equal(again["frozen"], first["frozen"])
+    labels = [{"bad": "good", "good": "bad"}[label] for label in tables["train"]["label"].to_pylist()]
+    column = tables["train"].column_names.index("label")
+    other = {**tables, "train": tables["train"].set_column(column, "label", [labels])}
+    assert not np.array_equal(baseline_logits(task, other, predictor, ["frozen"])["frozen"], first["frozen"])
+    more = {path for path in (tmp_path / "cache").rglob("*.f32") if path not in files}
+    assert len(more) == 1  # the other labels' logits; all rows were in the trunk cache
+
+    (kept,) = (path for path in files if path.stat().st_mtime_ns != files[path] and path.parent.name == "answers")
+    predictor.answers.write(kept, np.zeros_like(first["frozen"]))
+    assert not baseline_logits(task, tables, predictor, ["frozen"])["frozen"].any(), "it was computed again"
 
 
 def test_the_closing_table_shows_the_result(evaluated: Evaluated) -> None:

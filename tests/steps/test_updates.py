@@ -100,6 +100,17 @@ def test_the_update_is_better_on_new_rows_and_may_be_promoted(project: Project) 
     assert task["rows"]["test"] == 6  # known rows alone
 
 
+def test_baselines_are_those_that_the_parent_had_to_beat(project: Project, finished: Workspace) -> None:
+    theirs, ours = (
+        read_json(work.root / "reports/evaluation.json", made_by="")["tasks"]["topic"]
+        for work in (finished, project.work)
+    )
+    assert list(ours["baselines"]) == ["majority", "frozen"]
+    assert all(theirs["baselines"][name] == metrics for name, metrics in ours["baselines"].items())
+    assert ours["rows"]["train"] > theirs["rows"]["train"]
+    assert theirs["drift"]["train"] and ours["drift"] is None  # its test rows are the parent's reference
+
+
 def test_the_page_shows_both_sides(project: Project) -> None:
     page = (project.work.root / "reports/evaluation.html").read_text(encoding="utf-8")
     assert "What the update brings and costs" in page
