@@ -30,8 +30,8 @@ from mtlops.model.sharing.anatomy import Sharing
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = 4
-_TOKENS_PER_BATCH = 512
+_LAYOUT = 3
+_TOKENS_PER_BATCH = 1024
 """As cheap a token as larger batches on a CPU; an update's few rows of many lengths fill them better."""
 
 _LENGTH_STEP = 8
