@@ -25,7 +25,9 @@ from mtlops.model.trunk_cache import TrunkCache
 from mtlops.params import Model
 from mtlops.tasks import Task
 
-_ROWS = 128
+_TOKENS = 4096
+"""Of a batch: of twice as many, the largest intermediate values no longer fit into memory that glibc would keep."""
+
 _TEXTS = 32
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT, _LARGEST_MMAP_THRESHOLD = 1 << 29, 1 << 25
@@ -269,9 +271,13 @@ class Backbone:
         return {name: tensor.to(self.device) for name, tensor in multitask.stack([tensors]).items()}
 
     def _batches(self, row_ids: Sequence[str]) -> Iterator[list[int]]:
-        order = sorted(range(len(row_ids)), key=lambda i: (self.length(row_ids[i]), i))
-        for start in range(0, len(order), _ROWS):
-            yield order[start : start + _ROWS]
+        """Positions of the rows of each batch, from the longest rows to the shortest."""
+        lengths = [self.length(row_id) for row_id in row_ids]
+        order = sorted(range(len(row_ids)), key=lambda i: (-lengths[i], i))
+        while order:
+            most = max(1, _TOKENS // lengths[order[0]])
+            yield order[:most]
+            order = order[most:]
 
 
 class Predictor:
