@@ -229,7 +229,7 @@ def _kill_at_random(
     killed: list[tuple[str, float]] = []
     stop = time.monotonic() + LONGEST_SECONDS / 2
     while len(killed) < kills and time.monotonic() < stop and not _has_ended(folder):
-        time.sleep(rng.uniform(0.5, 12.0))
+        time.sleep(rng.uniform(0.5, 6.0))
         name = rng.choice(["server", "monitor", "pipeline"])
         pipeline = [p for path in _requests(folder) for p in processes_of(path)]
         if name == "pipeline" and pipeline:
