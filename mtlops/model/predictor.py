@@ -274,10 +274,11 @@ class Backbone:
         """Positions of the rows of each batch, from the longest rows to the shortest."""
         lengths = [self.length(row_id) for row_id in row_ids]
         order = sorted(range(len(row_ids)), key=lambda i: (-lengths[i], i))
-        while order:
-            most = max(1, _TOKENS // lengths[order[0]])
-            yield order[:most]
-            order = order[most:]
+        start = 0
+        while start < len(order):
+            end = start + max(1, _TOKENS // max(1, lengths[order[start]]))
+            yield order[start:end]
+            start = end
 
 
 class Predictor:

@@ -15,9 +15,8 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,8 @@ class _Shard:
     values: NDArray[Any] | None = None
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     shard: _Shard
     start: int
     length: int
@@ -133,9 +133,11 @@ class Shards:
             _remove(index, path, why=error)
 
     def _add(self, shard: _Shard, rows: Iterable[Sequence[Any]]) -> None:
-        names, lengths = zip(*rows, strict=True)
-        starts = accumulate(lengths, initial=0)
-        self._places |= zip(names, map(_Place, repeat(shard), starts, lengths), strict=True)  # by map: many rows
+        start, places = 0, {}
+        for row_id, length in rows:
+            places[row_id] = _Place(shard, start, length)
+            start += length
+        self._places |= places
         self._known.add(shard.index.name)
 
     def _open(self, shard: _Shard) -> bool:

@@ -39,22 +39,20 @@ def baseline_logits(
     }  # fmt: skip
     shape = (*labels["test"].shape, len(task.classes)) if task.per_word else (len(labels["test"]), task.num_outputs)
     found = {name: predictor.answers.read(path, shape) for name, path in paths.items()}
-    compute = _word_logits if task.per_word else _text_logits
-    missing = [name for name, logits in found.items() if logits is None]
-    made = compute(task, tables, labels, predictor, names=missing) if missing else {}
-    for name, logits in made.items():
-        predictor.answers.write(paths[name], logits)
-    return {name: made[name] if logits is None else logits for name, logits in found.items()}
+    if missing := [name for name, logits in found.items() if logits is None]:
+        if task.per_word:
+            made = word_baselines.logits(task, **_word_rows(tables, labels, predictor), names=missing)
+        else:
+            made = baselines.logits(task, **_text_rows(tables, labels, predictor, missing), names=missing)
+        for name, logits in made.items():
+            predictor.answers.write(paths[name], logits)
+            found[name] = logits
+    return {name: logits for name, logits in found.items() if logits is not None}
 
 
-def _text_logits(
-    task: Task,
-    tables: Mapping[str, pa.Table],
-    labels: Mapping[str, Any],
-    predictor: Predictor,
-    *,
-    names: Collection[str],
-) -> dict[str, baselines.Logits]:
+def _text_rows(
+    tables: Mapping[str, pa.Table], labels: Mapping[str, Any], predictor: Predictor, names: Collection[str]
+) -> dict[str, baselines.Rows]:
     columns = {split: table.select(["text", "row_id"]).to_pydict() for split, table in tables.items()}
     vectors = np.zeros((sum(table.num_rows for table in tables.values()), 0), dtype=np.float32)
     if "frozen" in names:  # All splits in one go compute fewer half-empty batches.
@@ -65,20 +63,15 @@ def _text_logits(
         end = start + len(of["text"])
         rows[split] = baselines.Rows(of["text"], labels[split], vectors[start:end])
         start = end
-    return baselines.logits(task, rows["train"], valid=rows["valid"], test=rows["test"], names=names)
+    return rows
 
 
-def _word_logits(
-    task: Task,
-    tables: Mapping[str, pa.Table],
-    labels: Mapping[str, Any],
-    predictor: Predictor,
-    *,
-    names: Collection[str],
-) -> dict[str, baselines.Logits]:
+def _word_rows(
+    tables: Mapping[str, pa.Table], labels: Mapping[str, Any], predictor: Predictor
+) -> dict[str, word_baselines.WordRows]:
     rows = {}
     for split, table in tables.items():
         texts = table["text"].to_pylist()
         vectors = predictor.frozen_words(texts, table["row_id"].to_pylist())
         rows[split] = word_baselines.WordRows(texts, labels[split], vectors)
-    return word_baselines.logits(task, rows["train"], valid=rows["valid"], test=rows["test"], names=names)
+    return rows

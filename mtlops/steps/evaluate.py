@@ -93,13 +93,13 @@ class _Opponents:
         champion: its answers, by task.
         twins: theirs.
         baselines: names of those that answer, too.
-        split: from a task and a split to the rows that these learn from.
+        split: from a task and a split to the rows that these learn from; None: those that the model has, too.
     """
 
     champion: Mapping[str, Outputs]
     twins: Mapping[str, Outputs]
     baselines: Collection[str]
-    split: Callable[[str, str], pa.Table]
+    split: Callable[[str, str], pa.Table] | None
 
 
 def evaluate(
@@ -166,7 +166,7 @@ def _measure(
     tests = {task.name: read_split(prepared, task.name, "test") for task in params.tasks()}
     _fill(predictor, tests)
     names: Collection[str] = baselines.NAMES
-    split: Callable[[str, str], pa.Table] = partial(read_split, prepared)
+    split: Callable[[str, str], pa.Table] | None = None
     if parent is not None:
         champion: Champion | None = parent.champion
         answers = model_answers(parent.model, tests)
@@ -286,8 +286,8 @@ def _scores(task: Task, prepared: Path, predictor: Predictor, gates: Gates, oppo
     if empty := [split for split, rows in counts.items() if rows == 0]:
         raise DataError(f"{prepared}: task {task.name}: no rows in {', '.join(empty)}. Give it more labelled rows.")
     model = decode(task, _model_logits(task, tables["test"], predictor), predictor.model.calibrations[task.name])
-    learnt = {split: opponents.split(task.name, split) for split in ("train", "valid")}
-    logits = baseline_logits(task, {**learnt, "test": tables["test"]}, predictor, opponents.baselines)
+    known = {split: opponents.split(task.name, split) for split in ("train", "valid")} if opponents.split else {}
+    logits = baseline_logits(task, {**tables, **known}, predictor, opponents.baselines)
     outputs = {name: decode(task, values) for name, values in logits.items()}
     found = score(
         task, task.encode(tables["test"]["label"].to_pylist()), groups=tables["test"]["group"].to_pylist(),

@@ -80,9 +80,8 @@ class AdamW:
         """Goes back to what `state` returned; whatever else lies in `saved` is left alone."""
         for name, tensor in self.tensors.items():
             if f"step/{name}" in saved:
-                step, *moments = (saved[f"{key}/{name}"].clone() for key in _STATE)
-                of_step = tensor.device if tensor.is_cuda else "cpu"
-                self._state[name] = step.to(of_step), moments[0].to(tensor.device), moments[1].to(tensor.device)
+                step, average, square = (saved[f"{key}/{name}"].clone().to(tensor.device) for key in _STATE)
+                self._state[name] = step, average, square
 
     def _step(self, names: list[str], setting: Setting, *, rate: float) -> None:
         tensors = [self.tensors[name] for name in names]
@@ -98,6 +97,6 @@ class AdamW:
         """A tensor's steps (), and the moving averages of its gradient and of its square, shaped as it is."""
         if name not in self._state:
             tensor = self.tensors[name]
-            step = torch.zeros((), device=tensor.device if tensor.is_cuda else None)
+            step = torch.zeros((), device=tensor.device)
             self._state[name] = step, torch.zeros_like(tensor), torch.zeros_like(tensor)
         return self._state[name]
