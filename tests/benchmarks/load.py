@@ -6,6 +6,7 @@ while the clients go on, and every answer is looked for in the prediction log.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import random
@@ -135,29 +136,29 @@ def _ask(
 
     def client(seed: int) -> None:
         chance, due = random.Random(seed), started
-        connection = http.client.HTTPConnection("127.0.0.1", server.ports["rest"])
-        while not until():
-            if a_second is not None:
-                due += chance.expovariate(a_second / _CLIENTS)
-                time.sleep(max(0.0, due - time.monotonic()))
-            tasks = chance.sample(names, chance.randint(1, len(names)))
-            body = {"text": chance.choices(texts, k=chance.randint(1, _MOST_ROWS)), "tasks": tasks}
-            sent = time.monotonic()
-            try:
-                connection.request("POST", "/predict", json.dumps(body))
-            except ConnectionError:
-                return
-            try:
-                response = connection.getresponse()
-                answer = json.loads(response.read())
-            except (OSError, http.client.HTTPException) as error:
-                tally.failed[repr(error)] += 1
-                return
-            if response.status != 200:
-                tally.failed[str(answer)] += 1
-                continue
-            tally.answers.append((sent - started, 1000 * (time.monotonic() - sent)))
-            tally.due[answer["id"]] = len(body["text"]) * len(tasks)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.ports["rest"])) as connection:
+            while not until():
+                if a_second is not None:
+                    due += chance.expovariate(a_second / _CLIENTS)
+                    time.sleep(max(0.0, due - time.monotonic()))
+                tasks = chance.sample(names, chance.randint(1, len(names)))
+                body = {"text": chance.choices(texts, k=chance.randint(1, _MOST_ROWS)), "tasks": tasks}
+                sent = time.monotonic()
+                try:
+                    connection.request("POST", "/predict", json.dumps(body))
+                except ConnectionError:
+                    return
+                try:
+                    response = connection.getresponse()
+                    answer = json.loads(response.read())
+                except (OSError, http.client.HTTPException) as error:
+                    tally.failed[repr(error)] += 1
+                    return
+                if response.status != 200:
+                    tally.failed[str(answer)] += 1
+                    continue
+                tally.answers.append((sent - started, 1000 * (time.monotonic() - sent)))
+                tally.due[answer["id"]] = len(body["text"]) * len(tasks)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(_CLIENTS)]
     for thread in threads:

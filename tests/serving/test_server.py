@@ -337,21 +337,21 @@ def test_stopping_answers_every_request_that_was_accepted(finished: Workspace, t
     with serving(tmp_path, *options, "--drain-seconds", "2") as server:
 
         def ask(*, anew: bool) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", server.ports["rest"])
-            while True:
-                if anew:  # a connection for each request
-                    connection.close()
-                try:
-                    connection.request("POST", "/predict", json.dumps({"text": TEXTS}))
-                except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
-                    return  # not accepted
-                try:
-                    response = connection.getresponse()
-                    body = json.loads(response.read())
-                    answered.append(body["id"]) if response.status == 200 else failed.append(body)
-                except (OSError, http.client.HTTPException, ValueError) as error:
-                    failed.append(error)
-                    return
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.ports["rest"])) as connection:
+                while True:
+                    if anew:  # a connection for each request
+                        connection.close()
+                    try:
+                        connection.request("POST", "/predict", json.dumps({"text": TEXTS}))
+                    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+                        return  # not accepted
+                    try:
+                        response = connection.getresponse()
+                        body = json.loads(response.read())
+                        answered.append(body["id"]) if response.status == 200 else failed.append(body)
+                    except (OSError, http.client.HTTPException, ValueError) as error:
+                        failed.append(error)
+                        return
 
         threads = [threading.Thread(target=ask, kwargs={"anew": number % 2 == 1}) for number in range(6)]
         for thread in threads:
