@@ -90,7 +90,7 @@ def admit(
     was_there = folder.exists()
     window = record(rows, folder, tasks=tasks, alert=alert, note=note)
     try:
-        return admit_recorded(params, folder, window, prepared=prepared, out=out)
+        return admit_recorded(params, folder, window, prepared=prepared, out=out, handed_in=rows)
     except MtlopsError:
         if not was_there:
             shutil.rmtree(folder)
@@ -103,13 +103,19 @@ def _name(rows: Path) -> str:
     return word if word[:1].isalpha() else f"w-{word}"
 
 
-def admit_recorded(params: Params, folder: Path, window: Labelled, *, prepared: Path, out: Path) -> Admitted:
-    """Adds the rows of a recorded window to the splits. Raises like `admit`."""
+def admit_recorded(
+    params: Params, folder: Path, window: Labelled, *, prepared: Path, out: Path, handed_in: Path | None = None
+) -> Admitted:
+    """Adds the rows of a recorded window to the splits. Raises like `admit`.
+
+    `handed_in`: the file that was recorded, for errors to name; without one they name the copy.
+    """
     manifest = read_manifest(prepared)
     there = manifest.get("labelled", {}).get(window.name)
     if there is not None and there["facts"] != _facts(window):
         raise DataError(f"{prepared}: holds another window {window.name!r}. Choose another --name for this one.")
-    entry = there or _add(params, folder, window, prepared=prepared, out=out, manifest=manifest)
+    file = handed_in or folder / window.file
+    entry = there or _add(params, file, window, prepared=prepared, out=out, manifest=manifest)
     if there is not None and out != prepared:
         _write(prepared, out, manifest, {})
     rows = {task: {split: part["rows"] for split, part in parts.items()} for task, parts in entry["tasks"].items()}
@@ -119,10 +125,12 @@ def admit_recorded(params: Params, folder: Path, window: Labelled, *, prepared: 
 
 
 def _add(
-    params: Params, folder: Path, window: Labelled, *, prepared: Path, out: Path, manifest: Manifest
+    params: Params, file: Path, window: Labelled, *, prepared: Path, out: Path, manifest: Manifest
 ) -> LabelledEntry:
     suite = params.only([task for task in window.tasks if task not in params.left_out])
-    source = load_window(suite, folder / window.file, tasks=tuple(suite.suite.tasks))
+    source = load_window(suite, file, tasks=tuple(suite.suite.tasks))
+    if source.sha256 != window.sha256:
+        raise DataError(f"{file}: was changed while it was read. Admit it again.")
     rows = read_rows(suite, [source])
     unlabelled = len(rows) - int(rows.has_label(list(rows.labels)).sum())
     rows = without_conflicts(rows)
