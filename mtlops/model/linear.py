@@ -5,6 +5,7 @@ half of the time there (docs/benchmarks.md, Training); Intel's were not measured
 oneDNN itself for other number formats and in compiled models.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,6 +39,12 @@ def linear_of_pairs(x_PTI: Tensor, weight_PIO: Tensor, bias_PO: Tensor | None = 
     else:
         return linear(x_PTI, weight_PIO[0].t(), bias_PO[0])
     return product if bias_PO is None else product + bias_PO.unsqueeze(1)
+
+
+def linear_of_groups(x_PTI: Tensor, weight_GIO: Tensor, bias_GO: Tensor | None, *, counts: Sequence[int]) -> Tensor:
+    """Returns the same where groups of so many consecutive pairs have a weight and a bias each: a product a group."""
+    weights, biases = weight_GIO.split(1), [None] * len(counts) if bias_GO is None else bias_GO.split(1)
+    return torch.cat([linear_of_pairs(*of) for of in zip(x_PTI.split(list(counts)), weights, biases, strict=True)])
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -32,6 +32,7 @@ class _Pass:
     skipped: Collection[int]
     penalties: list[Tensor]
     recompute: bool
+    counts: Sequence[int] = ()
 
 
 class PairModel(AboveCut, nn.Module):
@@ -68,6 +69,7 @@ class PairModel(AboveCut, nn.Module):
         mask_PS: Tensor,
         bank: Mapping[str, Tensor],
         *,
+        counts: Sequence[int] = (),
         skipped: Collection[int] = (),
         penalties: list[Tensor] | None = None,
         recompute: bool = False,
@@ -81,12 +83,13 @@ class PairModel(AboveCut, nn.Module):
             state_PSV: see above.
             mask_PS: 1 for tokens, 0 for padding.
             bank: tensors of the pairs' tasks.
+            counts: how many consecutive pairs share each of the bank's tensors, if it has one a group of pairs.
             skipped: layers whose adapters are left out of this pass.
             penalties: gets the losses (P,) that adapters add in training.
             recompute: keep only each layer's input for the backward pass, which computes the rest again (Chen et al.
                 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174).
         """
-        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute)
+        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute, counts)
         return self._pooled(self._below_last(state_PSV, one), one)
 
     def tokens(
@@ -95,12 +98,13 @@ class PairModel(AboveCut, nn.Module):
         mask_PS: Tensor,
         bank: Mapping[str, Tensor],
         *,
+        counts: Sequence[int] = (),
         skipped: Collection[int] = (),
         penalties: list[Tensor] | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Returns the last layer's vector of each token of each pair, (P, S, H). The arguments are those of a call."""
-        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute)
+        one = _Pass(mask_PS, bank, skipped, [] if penalties is None else penalties, recompute, counts)
         return self._last(self._below_last(state_PSV, one)[0], one, first_token_only=False)
 
     def pooled_and_tokens(
@@ -137,7 +141,9 @@ class PairModel(AboveCut, nn.Module):
             self.layers[index].resume,
             cut=self.cut if index == 0 else Cut.INPUT,
             adapter=self._unadapted if position in one.skipped else self.adapter,
-            at=LayerTensors(_of_layer(one.bank, position), one.mask_PS, one.penalties, layer=position),
+            at=LayerTensors(
+                _of_layer(one.bank, position), one.mask_PS, one.penalties, layer=position, counts=one.counts
+            ),
             first_token_only=first_token_only,
         )
         # Nothing in a layer draws random numbers: there is no state of them to keep.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtlops.errors import PreemptedError
 from mtlops.model import multitask
+from mtlops.model.adapters.anatomy import of_each_pair
 from mtlops.model.predictor import Backbone
 from mtlops.params import Train
 from mtlops.training.batches import Rows, Skip, Step, plan_epoch, skip_each, skip_lowest, skip_none
@@ -290,18 +291,17 @@ def _loss(one: _Pass, *, recompute: bool) -> Tensor:
     counts = [len(rows[task]) for task in tasks]
     adapter = backbone.pairs.adapter
     bank = multitask.stack([adapter.bank(learners[task].tensors, training=True) for task in tasks])
-    if len(tasks) > 1:
-        position_P = torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(counts)).to(backbone.device)
-        bank = multitask.pick(bank, position_P)
     bank |= _noise(one)
     penalties: list[Tensor] = []
     read = backbone.pairs.tokens if one.is_per_word else backbone.pairs
-    vectors = read(*backbone.batch(row_ids), bank, skipped=one.step.skipped, penalties=penalties, recompute=recompute)
+    state, mask = backbone.batch(row_ids)
+    vectors = read(state, mask, bank, counts=counts, skipped=one.step.skipped, penalties=penalties, recompute=recompute)
+    heads = {name: of_each_pair(bank[name], counts) for name in ("head.weight", "head.bias")}
     if one.is_per_word:
         at_words = multitask.at_words(vectors, one.words()) * _dropout(one).unsqueeze(1)
-        logits = multitask.token_logits(at_words, bank).float()
+        logits = multitask.token_logits(at_words, heads).float()
     else:
-        logits = multitask.logits(vectors * _dropout(one), bank).float()
+        logits = multitask.logits(vectors * _dropout(one), heads).float()
     losses = []
     for task, part in zip(tasks, logits.split(counts), strict=True):
         learner = learners[task]

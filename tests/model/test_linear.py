@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtlops.model import linear
-from mtlops.model.linear import Linear, linear_of_pairs
+from mtlops.model.linear import Linear, linear_of_groups, linear_of_pairs
 
 ROWS = [(7,), (0,), (3, 5), (2, 0), (64, 33), ()]
 
@@ -54,6 +54,19 @@ def test_pairs_have_their_own_weights_or_one(num_weights: int, bias: bool) -> No
         assert torch.allclose(found.float(), expected, atol=tolerance)
         ours, theirs = (torch.autograd.grad(y.float().sum(), wanted, retain_graph=True) for y in (found, expected))
         assert all(torch.allclose(a, b, rtol=1e-4, atol=tolerance * 5) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_groups_of_pairs_share_weights(bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(6, 5, 48, requires_grad=True), torch.randn(3, 48, 20, requires_grad=True)
+    added = torch.randn(3, 20, requires_grad=True) if bias else None
+    wanted, group = [x, weight, *([] if added is None else [added])], torch.tensor([0, 0, 0, 1, 2, 2])
+    found = linear_of_groups(x, weight, added, counts=[3, 1, 2])
+    expected = linear_of_pairs(x, weight[group], None if added is None else added[group])
+    assert torch.allclose(found, expected, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(y.sin().sum(), wanted) for y in (found, expected))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_no_matrix_with_gaps_reaches_onednn_as_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,31 @@ def test_mixed_pairs_equal_each_task_alone(trunk: Trunk, adapter: str, pooling: 
         assert (mixed[pair, width:] == 0).all()
 
 
+@pytest.mark.parametrize("counts", [(1, 3, 1), (2, 1, 2)])
+@pytest.mark.parametrize(("adapter", "pooling", "drop"), EVERY)
+def test_pairs_in_groups_of_a_task_learn_what_each_pair_by_itself_does(
+    trunk: Trunk, adapter: str, pooling: str, drop: int, counts: tuple[int, ...]
+) -> None:
+    model = make(trunk, adapter, pooling, drop)
+    tensors, (ids, mask) = _trained(model), _inputs()
+    rows, wanted = torch.tensor([2, 0, 1, 1, 0]), []
+    for of_task in tensors:
+        wanted += [tensor.requires_grad_() for tensor in of_task.values()]
+    noise = model.adapter.noise(len(rows), torch.Generator().manual_seed(0))
+    bank = multitask.stack([model.adapter.bank(of_task, training=True) for of_task in tensors])
+    picked = multitask.pick(bank, torch.arange(3).repeat_interleave(torch.tensor(counts)))
+    state = state_of(trunk, model, ids, mask)[rows]
+    found = []
+    for given, of_each in ((picked, ()), (bank, counts)):
+        penalties: list[torch.Tensor] = []
+        pooled = model(state, mask[rows], given | noise, counts=of_each, penalties=penalties)
+        loss = torch.cat([part.flatten() for part in [pooled.sin(), *penalties]]).sum()
+        found.append([pooled, *torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)])
+    for by_group, by_pair in zip(found[1], found[0], strict=True):
+        assert (by_group is None) == (by_pair is None)  # heads
+        assert by_group is None or torch.allclose(by_group, by_pair, atol=1e-4)
+
+
 @pytest.mark.parametrize(("adapter", "pooling", "drop"), EVERY)
 def test_gradient_reaches_all_of_the_tasks_in_the_batch_and_nothing_else(
     trunk: Trunk, adapter: str, pooling: str, drop: int

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mtlops.model.linear import linear_of_pairs
+from mtlops.model.linear import linear_of_groups, linear_of_pairs
 from mtlops.params import Model
 
 Tensors = dict[str, Tensor]
@@ -54,8 +54,15 @@ class Sizes:
     feed_forward: int
 
 
-class LayerTensors(dict[str, Tensor]):
-    """What an adapter sees in one layer: its tensors by part, picked per pair (P or 1 in front).
+class LayerTensors:
+    """What an adapter sees in one layer: its tensors by part, `at[part]`, with P pairs (or 1) in front.
+
+    Args:
+        tensors: by part, with P, 1 or as many in front as there are `counts`.
+        mask_PS: see below.
+        penalties: see below.
+        layer: see below.
+        counts: how many consecutive pairs share each of the tensors.
 
     Attributes:
         mask_PS: 1 for tokens, 0 for padding.
@@ -63,9 +70,41 @@ class LayerTensors(dict[str, Tensor]):
         layer: position of the layer in the trunk.
     """
 
-    def __init__(self, tensors: Tensors, mask_PS: Tensor, penalties: list[Tensor], *, layer: int = -1) -> None:
-        super().__init__(tensors)
+    def __init__(
+        self,
+        tensors: Tensors,
+        mask_PS: Tensor,
+        penalties: list[Tensor],
+        *,
+        layer: int = -1,
+        counts: Sequence[int] = (),
+    ) -> None:
+        self._tensors, self._counts = tensors, counts
         self.mask_PS, self.penalties, self.layer = mask_PS, penalties, layer
+
+    def __getitem__(self, part: str) -> Tensor:
+        return of_each_pair(self._tensors[part], self._counts)
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._tensors
+
+    def product(self, x_PTI: Tensor, weight: str, bias: str | None = None) -> Tensor:
+        """Returns x W, plus b if there is one, of each pair: (P, T, O); with `counts` it is one product a group."""
+        of_bias = None if bias is None else self._tensors[bias]
+        if len(self._counts) > 1:
+            return linear_of_groups(x_PTI, self._tensors[weight], of_bias, counts=self._counts)
+        return linear_of_pairs(x_PTI, self._tensors[weight], of_bias)
+
+
+def of_each_pair(tensor: Tensor, counts: Sequence[int]) -> Tensor:
+    """Returns a tensor of each group of so many pairs for each pair, (P, ...).
+
+    One that is for all pairs (1, ...), or has one for each already, stays as it is.
+    """
+    if len(counts) <= 1 or tensor.shape[0] != len(counts):
+        return tensor
+    repeats = torch.tensor(counts, device=tensor.device)
+    return torch.repeat_interleave(tensor, repeats, dim=0, output_size=sum(counts))
 
 
 class Adapter:
@@ -162,9 +201,9 @@ class Adapter:
 
 def down(x_PTH: Tensor, at: LayerTensors, prefix: str = "") -> Tensor:
     """Returns x D + bias: (P, T, R)."""
-    return linear_of_pairs(x_PTH, at[f"{prefix}down"], at[f"{prefix}down_bias"])
+    return at.product(x_PTH, f"{prefix}down", f"{prefix}down_bias")
 
 
 def up(z_PTR: Tensor, at: LayerTensors, prefix: str = "") -> Tensor:
     """Returns z U + bias: (P, T, H)."""
-    return linear_of_pairs(z_PTR, at[f"{prefix}up"], at[f"{prefix}up_bias"])
+    return at.product(z_PTR, f"{prefix}up", f"{prefix}up_bias")

@@ -4,7 +4,6 @@ import torch
 from torch import Generator, Tensor
 
 from mtlops.model.adapters.anatomy import Adapter, Cut, LayerTensors, Tensors
-from mtlops.model.linear import linear_of_pairs
 
 _TARGETS = ("query", "value")
 
@@ -31,4 +30,4 @@ class Lora(Adapter):
         """Adds the low-rank product to query and value."""
         if name not in _TARGETS:
             return y_PSH
-        return y_PSH + self.scaling * linear_of_pairs(linear_of_pairs(x_PSH, at[f"{name}_a"]), at[f"{name}_b"])
+        return y_PSH + self.scaling * at.product(at.product(x_PSH, f"{name}_a"), f"{name}_b")
