@@ -6,8 +6,9 @@ trains, and what is wholly new is divided like any other data.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,12 @@ class Known:
     """
 
     place: dict[str | tuple[str], int] = field(default_factory=dict)
+    _key: Callable[[str], str] = field(default_factory=lambda: cache(fold))  # tasks share texts
 
     def add(self, table: pa.Table, place: int) -> None:
         """Notes the rows of a part."""
         for text, group in zip(table["text"].to_pylist(), table["group"].to_pylist(), strict=True):
-            for key in (fold(text), (group,)):
+            for key in (self._key(text), (group,)):
                 self.place[key] = max(place, self.place.get(key, _NEW))
 
     def of(self, keys: Iterable[str], group: str | None) -> int:

@@ -189,7 +189,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         width = config.embedding_size
-        # Not drawn first: `load_trunk` fills it, and a vocabulary's random numbers take longer than reading it.
+        # Nothing is drawn for `load_trunk` to replace: a vocabulary's random numbers take longer than reading it.
         self.word_embeddings = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, width))
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
@@ -271,7 +271,8 @@ def load_trunk(folder: Path) -> Trunk:
         raise ArtefactError(f"{path}: cannot be read ({error}). Run `mtlops prepare` again.") from None
     names = _names(trunk)
     _check_tensors(path, trunk, names, tensors)
-    trunk.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
+    # The file's own pages, not a copy of them; only other number formats are converted.
+    trunk.load_state_dict({ours: tensors[theirs].float() for ours, theirs in names.items()}, assign=True)
     return trunk
 
 

@@ -16,7 +16,13 @@ _HAS_BOTH = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_avail
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, faster on some processors; the same up to the order in which numbers are added."""
+    """`nn.Linear`, faster on some processors; the same up to the order in which numbers are added.
+
+    Nothing is drawn for it: its weights are whatever memory holds until they are loaded.
+    """
+
+    def reset_parameters(self) -> None:
+        """Leaves the weights as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x (..., in_features) times the weight, with the bias added: (..., out_features)."""

@@ -146,10 +146,11 @@ def _write(
     if _has_second_stage(params):
         fused = {name: prune(learner, backbone, served[name]) for name, learner in learners.items()}
         served = {name: found.tensors for name, found in fused.items()}
-    if update is not None:
-        served = _blended(served, update)
     answers = {name: _answers(backbone, served[name], joint, learner) for name, learner in learners.items()}
-    fitted = {name: _calibrate(learner, answers[name]) for name, learner in learners.items()}
+    fitted = {
+        name: _calibrate(learner, answers[name], known=None if fused else learner.best_logits)
+        for name, learner in learners.items()
+    }
     with atomic_folder(out) as folder:
         if update is not None:
             _take_over(update, folder)
@@ -185,19 +186,9 @@ def _has_second_stage(params: Params) -> bool:
 def _served(learner: Learner, backbone: Backbone) -> Tensors:
     """A task's own tensors as they are kept: in label units, without what only training needs."""
     best = learner.in_label_units(learner.best)
-    return best if isinstance(backbone.above, Sharing) else backbone.pairs.adapter.bank(best, training=False)
-
-
-def _blended(served: Mapping[str, Tensors], update: Update) -> dict[str, Tensors]:
-    """The tensors between the parent's and the update's, as `retrain.blend` says."""
-    share = update.lineage.blend
-    if share == 1.0:
-        return dict(served)
-    before = load_model(update.parent_model).tensors
-    return {
-        task: {name: torch.lerp(before[task][name], tensor, share) for name, tensor in tensors.items()}
-        for task, tensors in served.items()
-    }
+    if isinstance(backbone.above, Sharing):
+        return best
+    return learner.blended(backbone.pairs.adapter.bank(best, training=False))
 
 
 def _answers(
@@ -251,7 +242,7 @@ def _run_stage(
     if update is not None and update.lineage.start == "warm":
         before = load_model(update.parent_model).tensors
         for name, learner in learners.items():
-            learner.start_from(before[name])
+            learner.start_from(before[name], blend=update.lineage.blend)
     checkpoint = Checkpoint(cache, run=_identity(params, prepared, backbone, teacher))
     if isinstance(backbone.above, Sharing):
         weights = {name: spec.weight for name, spec in params.suite.tasks.items()}
@@ -418,9 +409,11 @@ def _learner(
     )
 
 
-def _calibrate(learner: Learner, answer: Callable[[Sequence[str]], NDArray[np.float32]]) -> Fitted:
-    """Fits temperature and thresholds on a learner's validation rows."""
-    logits = answer(learner.valid.row_ids)
+def _calibrate(
+    learner: Learner, answer: Callable[[Sequence[str]], NDArray[np.float32]], *, known: NDArray[np.float32] | None
+) -> Fitted:
+    """Fits temperature and thresholds on a learner's validation rows; `known` are their logits, if they are."""
+    logits = answer(learner.valid.row_ids) if known is None else known
     fitted = calibration.fit(learner.task, logits, learner.valid.labels, thresholds=learner.params.thresholds)
     for note in fitted.notes:
         logger.info("task=%s %s", learner.task.name, note)

@@ -68,6 +68,8 @@ class Learner:
 
     Attributes:
         objective: the loss, with what it leaves out.
+        best_logits: validation logits (N, C) in label units of what is kept of the best epoch; None where they are not
+            known, as after a resume.
 
     Raises:
         UsageError: layers shall learn differently, but tensors belong to all of them at once.
@@ -90,6 +92,9 @@ class Learner:
         self.params, self.learning_rate = params, learning_rate
         self.tensors = {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        self.best_logits: NDArray[np.float32] | None = None
+        self._parent: Tensors = {}
+        self._blend = 1.0
         self.progress = Progress()
         self.primary = task.primary
         self.offset, self.scale = self._standard()
@@ -140,6 +145,8 @@ class Learner:
     def finish_epoch(self, epoch: int, logits: NDArray[np.float32]) -> None:
         """Records an epoch from validation logits (N, C) in label units; keeps the best tensors; may stop the task."""
         self.judge(epoch, self.record(epoch, logits))
+        if self.progress.best_epoch == epoch:
+            self.best_logits = logits
 
     def record(self, epoch: int, logits: NDArray[np.float32]) -> float:
         """Records an epoch from validation logits (N, C) in label units; returns the primary metric."""
@@ -175,8 +182,10 @@ class Learner:
         }
         return {name: tensor.detach() for name, tensor in {**tensors, **head}.items()}
 
-    def start_from(self, tensors: Tensors) -> None:
+    def start_from(self, tensors: Tensors, *, blend: float) -> None:
         """Begins with the tensors of an earlier training, whose head gives label units.
+
+        `blend`: share of what is learned from now on in what is kept.
 
         Raises:
             UsageError: the adapter is not served in the form in which it is trained, or has another shape.
@@ -187,6 +196,7 @@ class Learner:
                 f"params.yaml: retrain.start: task {self.task.name}: this adapter cannot go on from its served form. "
                 f"Use retrain.start: fresh."
             )
+        self._parent, self._blend = tensors, blend
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[name])
@@ -194,6 +204,15 @@ class Learner:
             self.tensors["head.bias"] -= self.offset
             self.tensors["head.bias"] /= self.scale
         self.best = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
+    def blended(self, tensors: Tensors) -> Tensors:
+        """Returns what is kept of tensors in label units: those between them and the ones that training started from.
+
+        Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3 (arXiv:2109.01903).
+        """
+        if self._blend == 1.0:
+            return tensors
+        return {name: torch.lerp(self._parent[name].to(of), of, self._blend) for name, of in tensors.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns everything that a resume needs: tensors by name, and plain values."""
@@ -203,7 +222,7 @@ class Learner:
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Goes back to what `state` returned."""
-        self.progress = Progress(**progress)
+        self.progress, self.best_logits = Progress(**progress), None
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[f"now/{name}"])

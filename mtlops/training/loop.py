@@ -103,12 +103,14 @@ def preempted(epoch: int, step: int) -> str:
 
 
 def finish_epoch(learner: Learner, backbone: Backbone, *, epoch: int, world: World = ALONE) -> None:
-    """Scores a learner's validation rows and lets it record the epoch."""
-    tensors = backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False)
+    """Scores a learner's validation rows with what would be kept, and lets it record the epoch."""
+    tensors = learner.blended(backbone.pairs.adapter.bank(learner.in_label_units(learner.tensors), training=False))
     row_ids, words = learner.valid.row_ids, learner.valid.words
     own_words = None if words is None else world.share(words)
     logits = world.gather(backbone.logits(world.share(row_ids), tensors, words=own_words), total=len(row_ids))
     learner.finish_epoch(epoch, logits)
+    if world.size > 1:
+        learner.best_logits = None  # in other batches than those of one process, so not to the bit what it would say
     last = learner.progress.epochs[-1]
     logger.info(
         "epoch=%d task=%s train_loss=%.4f valid_%s=%.4f best_epoch=%d%s",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from mtlops.data.families import FAMILIES, TrunkConfig
 from mtlops.errors import ArtefactError
 from mtlops.model.adapters.anatomy import Cut
-from mtlops.model.encoders import Trunk, load_trunk
+from mtlops.model.encoders import Trunk, load_trunk, save_trunk
 from tests.tiny_encoder import make_config, make_tokenizer, write_encoder
 
 
@@ -121,6 +122,20 @@ def test_first_token_only_is_the_same_first_token(tmp_path: Path, family: str) -
         state = layer.until(cut, x, mask)
         first = layer.resume(state, mask, cut=cut, first_token_only=True)
         assert torch.allclose(first, layer(x, mask)[:, :1], atol=1e-6), cut
+
+
+def test_the_file_stays_as_it_is_when_weights_are_trained_or_it_is_replaced(encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    path, before = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    trunk = load_trunk(folder)
+    kept = trunk.blocks[0].query.weight.clone()
+    with torch.no_grad():
+        trunk.blocks[0].query.weight += 1.0
+    assert path.read_bytes() == before
+    save_trunk(trunk, path)
+    assert torch.equal(load_trunk(folder).blocks[0].query.weight, kept + 1.0)
+    assert torch.equal(trunk.blocks[0].query.weight, kept + 1.0)
 
 
 def test_nothing_in_the_trunk_can_be_trained(encoder: Path) -> None:

@@ -15,7 +15,11 @@ ROWS = [(7,), (0,), (3, 5), (2, 0), (64, 33), ()]
 
 def _layer(*, trained: bool, bias: bool = True) -> Linear:
     torch.manual_seed(3)
-    return Linear(48, 20, bias=bias).requires_grad_(trained)
+    layer = Linear(48, 20, bias=bias).requires_grad_(trained)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.15, 0.15)
+    return layer
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -323,8 +323,9 @@ def test_update_does_it_all_in_one_process(
 
 
 def test_a_blend_lies_between_parent_and_update(project: Project) -> None:
-    update = project.train(project.params(), out="models/update")
-    blended = project.train(project.params("retrain.blend=0.25"), out="models/blended")
+    one_epoch = ("retrain.epochs=1", "retrain.fewest_steps=1")
+    update = project.train(project.params(*one_epoch, "retrain.blend=1"), out="models/update")
+    blended = project.train(project.params(*one_epoch, "retrain.blend=0.25"), out="models/blended")
     store = Registry(project.registry)
     parent = store.fetch(store.champion().bundle_id, project.work.root / "fetched")  # type: ignore[union-attr]
     folders = parent, update, blended

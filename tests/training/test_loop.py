@@ -189,6 +189,25 @@ def test_best_epoch_is_kept_and_patience_stops(backbone: Backbone, tmp_path: Pat
     assert values[best - 1] == max(values) == learner.progress.best_value
 
 
+@pytest.mark.parametrize("blend", [1.0, 0.3])
+def test_an_epoch_is_judged_by_what_is_kept(backbone: Backbone, tmp_path: Path, blend: float) -> None:
+    names = ("tone", "length")
+    before = {
+        name: backbone.pairs.adapter.bank(of.in_label_units(of.best), training=False)
+        for name, of in _fit(backbone, tmp_path / "a", _learners(backbone, names)).items()
+    }
+    learners = _learners(backbone, names)
+    for name, learner in learners.items():
+        learner.start_from(before[name], blend=blend)
+    for name, learner in _fit(backbone, tmp_path / "b", learners).items():
+        best = backbone.pairs.adapter.bank(learner.in_label_units(learner.best), training=False)
+        kept = learner.blended(best)
+        assert all(torch.allclose(kept[n], torch.lerp(before[name][n], best[n], blend)) for n in best)
+        logits = backbone.logits(learner.valid.row_ids, kept)
+        assert learner.best_logits is not None and np.array_equal(learner.best_logits, logits)
+        assert learner.primary_value(logits) == learner.progress.best_value
+
+
 def test_regression_is_answered_in_label_units(backbone: Backbone, tmp_path: Path) -> None:
     train = TRAIN.model_copy(update={"epochs": 12, "patience": 12})
     learner = _fit(backbone, tmp_path, _learners(backbone, ("length",), train), train)["length"]
