@@ -69,9 +69,12 @@ class Checkpoint:
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("%s: damaged checkpoint (%s): training starts anew", self.path, error)
             return Position()
+        states: dict[str, dict[str, Tensor]] = {task: {} for task in learners}
+        for name, tensor in tensors.items():
+            task, _, own = name.partition("/")
+            states[task][own] = tensor
         for task, learner in learners.items():
-            mine = {n.removeprefix(f"{task}/"): t for n, t in tensors.items() if n.startswith(f"{task}/")}
-            learner.restore(mine, state["progress"][task])
+            learner.restore(states[task], state["progress"][task])
         position = Position(**state["position"])
         logger.info("resumed epoch=%d step=%d from %s", position.epoch, position.step, self.path.name)
         return position

@@ -201,7 +201,8 @@ def _fit(
             if preemption.is_asked:
                 raise PreemptedError(preempted(epoch, number))
         _finish_epoch(active, joint, backbone, epoch=epoch)
-        checkpoint.save(saved, Position(epoch + 1, 0))
+        if clock.checkpoint_is_due():
+            checkpoint.save(saved, Position(epoch + 1, 0))
     return Speed(clock.rows, clock.seconds())
 
 

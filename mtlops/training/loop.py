@@ -85,7 +85,7 @@ def _fit(
                 raise PreemptedError(preempted(epoch, number))
         for learner in active.values():
             finish_epoch(learner, backbone, epoch=epoch, world=world)
-        if world.is_first:
+        if clock.checkpoint_is_due() and world.is_first:
             checkpoint.save(learners, Position(epoch + 1, 0))
     return Speed(clock.rows, clock.seconds())
 

@@ -226,7 +226,8 @@ def report(bench: Bench, seconds: dict[str, list[float]], *, rounds: int) -> lis
     about = (
         f"`python -m tests.benchmarks.training` on {machine()}, {bench.params.train.threads} thread: the default "
         f"suite cut to {train_rows:,} training rows over {len(bench.params.tasks())} tasks, "
-        f"{bench.params.train.epochs} epochs, batches of {bench.params.train.batch_size}, {rounds} rounds in turns. "
+        f"{bench.params.train.epochs} epochs, batches of {bench.params.train.batch_size}, "
+        f"{rounds} {'round' if rounds == 1 else 'rounds'} in turns. "
         "CPU seconds: median of the rounds; ratios: median and range. A line without “cached before” fills the trunk "
         "cache first and pays for it; the others are what every later run on the same rows costs. Quality: mean of "
         "the tasks' best validation macro-F1; on so few rows it only shows that nobody skips work."

@@ -65,7 +65,7 @@ def test_full_disk_is_a_platform_error_and_keeps_the_old_output(
 ) -> None:
     before = sha256_tree(work.root / "models" / output)
     done = subprocess.run(
-        [sys.executable, "-m", "mtlops", step, "--set", "train.seed=7"],
+        [sys.executable, "-m", "mtlops", step, "--set", "train.seed=7", "--set", "train.checkpoint_seconds=0.0001"],
         cwd=work.root, env=ENVIRONMENT, check=False, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
